@@ -53,7 +53,9 @@ class Deadline:
 
     def error(self, last_seen: str | None = None) -> DeadlineExpired:
         """Return the error to raise when the wait was in vain."""
-        return DeadlineExpired(f"{self.what}: nothing after {self.seconds:.1f} s", evidence=last_seen)
+        return DeadlineExpired(
+            f"{self.what}: nothing after {self.seconds:.1f} s", evidence=last_seen
+        )
 
     def check(self, last_seen: str | None = None) -> float:
         """Return the seconds left.
@@ -65,9 +67,7 @@ class Deadline:
         raise self.error(last_seen)
 
 
-def wait_until(
-    probe: Callable[[], T | None], deadline: Deadline, *, interval: float = 0.005
-) -> T:
+def wait_until(probe: Callable[[], T | None], deadline: Deadline, *, interval: float = 0.005) -> T:
     """Call ``probe`` until it returns something true, and return that.
 
     Only for conditions that no signal announces. ``interval`` grows to 50 ms.

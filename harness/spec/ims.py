@@ -225,7 +225,13 @@ class WorkDescriptor:
     def pack(self) -> bytes:
         """Return the descriptor as it stands in the ring."""
         return self.FORMAT.pack(
-            self.opcode, self.flags, self.store, self.index, self.cookie, self.completion, self.reserved
+            self.opcode,
+            self.flags,
+            self.store,
+            self.index,
+            self.cookie,
+            self.completion,
+            self.reserved,
         )
 
     @classmethod
