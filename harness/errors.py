@@ -1,19 +1,19 @@
 """The error tree of the harness, and the verdict that each class implies.
 
-    HarnessError                    harness failure
-    ├── ConfigError                 harness failure     a file or an option is wrong; names the place
-    ├── ProtocolError               harness failure     a peer broke a wire protocol
-    ├── LaunchError                 harness failure     a process could not be started, or ended at once
-    ├── BuildError                  harness failure     a provisioning step failed; names step and log
-    ├── GuestLost                   kernel failure      the guest panicked, hung or went away
-    │   ├── GuestPanic              kernel failure      panic or oops seen on the console
-    │   └── QemuExited              harness failure     the emulator itself ended
-    ├── GuestCommandError           kernel failure      a command in the guest ended with an error
-    ├── CheckFailed                 kernel failure      an oracle disagrees with the guest
-    ├── DeadlineExpired             time-out            a bounded wait ran out; carries what was last seen
-    └── MissingRequirement          missing requirement something this machine lacks; says how to get it
+    HarnessError               harness failure
+    ├── ConfigError            harness failure      a file or an option is wrong; names the place
+    ├── ProtocolError          harness failure      a peer broke a wire protocol
+    ├── LaunchError            harness failure      a process did not start, or ended at once
+    ├── BuildError             harness failure      a provisioning step failed; names step and log
+    ├── GuestLost              kernel failure       the guest hung or went away
+    │   ├── GuestPanic         kernel failure       panic or oops seen on the console
+    │   └── QemuExited         harness failure      the emulator itself ended
+    ├── GuestCommandError      kernel failure       a command in the guest ended with an error
+    ├── CheckFailed            kernel failure       an oracle disagrees with the guest
+    ├── DeadlineExpired        time-out             a wait ran out; carries what was last seen
+    └── MissingRequirement     missing requirement  this machine lacks it; says how to get it
 
-Callers decide by class, never by text. Every error carries its evidence as attributes, and prints it.
+Callers decide by class, never by text. Every error carries its evidence as attributes.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class CheckFailed(HarnessError):
 
 
 class DeadlineExpired(HarnessError):
-    """A bounded wait ran out; the message says what was awaited, the evidence what was last seen."""
+    """A bounded wait ran out; says what was awaited, the evidence what was last seen."""
 
     verdict = Verdict.TIME_OUT
 

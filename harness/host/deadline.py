@@ -12,11 +12,11 @@ from harness.errors import ConfigError, DeadlineExpired
 T = TypeVar("T")
 
 SLOWDOWN_VARIABLE: Final = "IMSH_TIMEOUT_FACTOR"
-"""Environment variable that multiplies every time-out: debug kernels and loaded machines need more."""
+"""Environment variable that multiplies every time-out, for debug kernels and loaded machines."""
 
 
 def timeout_factor() -> float:
-    """Return the factor by which time-outs are stretched, 1.0 unless ``IMSH_TIMEOUT_FACTOR`` says more.
+    """Return the factor that stretches time-outs: ``IMSH_TIMEOUT_FACTOR``, else 1.0.
 
     :raises ConfigError: the variable is not a number above zero.
     """

@@ -1,8 +1,8 @@
 """Starting processes: the only module of the harness that does.
 
-Every child gets ``/dev/null`` as standard input, a process group of its own, and SIGKILL from the kernel
-when the thread that started it is gone (``prctl(PR_SET_PDEATHSIG)``), so that nothing outlives a harness
-that was killed. Start long-lived children from a thread that lives as long as they do.
+Every child gets ``/dev/null`` as standard input, a process group of its own, and SIGKILL from the
+kernel when the thread that started it is gone (``prctl(PR_SET_PDEATHSIG)``), so that nothing outlives
+a harness that was killed. Start long-lived children from a thread that lives as long as they do.
 """
 
 from __future__ import annotations
@@ -106,7 +106,7 @@ class Process:
                 os.killpg(self.pid, number)
 
     def stop(self, *, grace: float = 2.0) -> int:
-        """End the process group: SIGTERM, then SIGKILL after ``grace`` seconds. Return the exit status."""
+        """End the process group: SIGTERM, SIGKILL after ``grace`` seconds. Return the exit status."""
         self.signal(signal.SIGTERM)
         try:
             status = self._popen.wait(grace)
@@ -186,7 +186,7 @@ def run(
     Standard output is returned, unless ``log`` is given: then both streams are appended there.
     ``env`` is merged over the harness's own environment.
 
-    :raises LaunchError: the program cannot be started, or (with ``check``) ended with another status than 0.
+    :raises LaunchError: the program cannot be started, or (``check``) its exit status is not 0.
     :raises DeadlineExpired: it did not end in time; it has been killed.
     """
     with contextlib.ExitStack() as stack:

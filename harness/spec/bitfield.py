@@ -51,7 +51,7 @@ class Bits:
 
 
 class Reserved:
-    """The ranges a document reserves. Reading gives those bits where they stand, 0 when all are clear."""
+    """The ranges a document reserves. Reading gives those bits in place, 0 when all are clear."""
 
     def __init__(self, *ranges: tuple[int, int]):
         self.fields = [Bits(high, low) for high, low in ranges]
