@@ -1,8 +1,9 @@
 # Ref: Linux kernel Documentation/driver-api/early-userspace/buffer-format.rst ("newc" cpio)
 """Writing "newc" cpio archives, the form in which the kernel takes an initramfs.
 
-Archives may be put one behind the other: the kernel unpacks them in order, and a later file replaces an
-earlier one. So an image is built once, and what differs per machine (its keys) is a small archive behind it.
+Archives may be put one behind the other: the kernel unpacks them in order, and a later file
+replaces an earlier one. So an image is built once, and what differs per machine (its keys) is a
+small archive behind it.
 """
 
 from __future__ import annotations

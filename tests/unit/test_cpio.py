@@ -12,7 +12,10 @@ from harness.host.cpio import Entry, archive
 
 def members(data: bytes) -> list[tuple[str, dict[str, int], bytes]]:
     """Parse newc archives written one behind the other, the way init/initramfs.c walks them."""
-    names = "ino mode uid gid nlink mtime filesize maj min rmaj rmin namesize chksum".split()
+    # fmt: off
+    names = ["ino", "mode", "uid", "gid", "nlink", "mtime", "filesize",
+             "maj", "min", "rmaj", "rmin", "namesize", "chksum"]
+    # fmt: on
     found = []
     at = 0
     while at < len(data):
