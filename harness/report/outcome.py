@@ -12,6 +12,9 @@ from typing import Any, Final, Self
 
 from harness.errors import ConfigError, Verdict
 
+RESULTS_DIRECTORY: Final = Path("build/results")
+"""Where a run keeps its record and artifacts unless told otherwise, below the current directory."""
+
 LAST_RUN: Final = "last-run.jsonl"
 """Name of the record in the results directory."""
 

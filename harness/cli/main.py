@@ -1,0 +1,86 @@
+"""The ``imsh`` command: parses, runs one verb, and turns errors into exit statuses."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Final, Protocol, cast
+
+from harness.errors import HarnessError, Verdict
+from harness.host.signals import interruptible
+
+VERBS: Final = ("run", "kernels", "build", "doctor", "capabilities", "poke")
+
+EPILOG = """\
+exit status: 0 pass; 1 the guest kernel failed a check; 2 the harness, QEMU or the host failed;
+3 something this machine lacks; 4 a wait ran out.
+
+environment: IMSH_CACHE (where everything is kept), IMSH_MIRROR (package archive instead of the
+host's own), IMSH_QEMU (use this QEMU), IMSH_TIMEOUT_FACTOR (stretch every time-out).
+"""
+
+
+class Verb(Protocol):
+    """What each module in this package that is named after a verb offers."""
+
+    HELP: str
+    """One line for ``imsh --help``."""
+
+    __doc__: str | None
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the verb's options."""
+
+    def run(self, args: argparse.Namespace) -> Verdict:
+        """Do it and print."""
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Return the parser of the whole command line."""
+    parser = argparse.ArgumentParser(
+        prog="imsh",
+        description="Functional tests of message-signalled interrupts in real guest kernels.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "-v", "--verbose", action="count", default=0, help="log more; twice: every register access"
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for name in VERBS:
+        verb = cast(Verb, importlib.import_module(f"harness.cli.{name}"))
+        sub = verbs.add_parser(
+            name,
+            help=verb.HELP,
+            description=verb.__doc__,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+        )
+        verb.add_arguments(sub)
+        sub.set_defaults(run=verb.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
+    args = make_parser().parse_args(argv)
+    logging.basicConfig(
+        level=[logging.WARNING, logging.INFO, logging.DEBUG][min(args.verbose, 2)],
+        format="%(relativeCreated)7d ms %(name)s: %(message)s",
+    )
+    try:
+        with interruptible():
+            verdict = cast(Verdict, args.run(args))
+    except HarnessError as error:
+        print(f"imsh: {error.verdict}: {error}", file=sys.stderr)
+        return error.verdict.exit_status
+    except KeyboardInterrupt:
+        print("imsh: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        # The reader of our output (head, less) has gone: that is its right.
+        sys.stderr.close()
+        return 141
+    return verdict.exit_status
