@@ -1,0 +1,174 @@
+"""The log of region accesses: what the guest (or its VFIO client) read and wrote, decoded.
+
+An access in this log is one that was trapped: stores to a mapped array never come here. The
+counters are exact; the list of accesses is bounded.
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from harness.spec.vfio import RegionIndex
+
+_log = logging.getLogger(__name__)
+
+LENGTH: Final = 100_000
+"""Accesses that are kept."""
+
+
+class Area(enum.StrEnum):
+    """The parts of the function's regions that are counted apart."""
+
+    CONFIG = "config"
+    """Config space, without the two capabilities below."""
+    MSI = "msi"
+    """The MSI capability: the store itself."""
+    MSIX_CONTROL = "msix-control"
+    """The MSI-X capability."""
+    MSIX_TABLE = "msix-table"
+    MSIX_PBA = "msix-pba"
+    IMS = "ims"
+    """The IMS array."""
+    EVENTS = "events"
+    """Event slots."""
+    CONTROL = "control"
+    """Control registers, without the event slots."""
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One trapped access."""
+
+    when: float
+    """Seconds of the monotonic clock."""
+    area: Area
+    region: RegionIndex
+    offset: int
+    size: int
+    value: int
+    write: bool
+    register: str
+    """Name of what stands at the offset."""
+
+    def __str__(self) -> str:
+        arrow = "<-" if self.write else "->"
+        return (
+            f"{self.region.name}+{self.offset:#x}/{self.size} {self.register} "
+            f"{arrow} {self.value:#x}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AccessCount:
+    """Trapped accesses of one area."""
+
+    reads: int = 0
+    writes: int = 0
+
+    @property
+    def total(self) -> int:
+        """Reads and writes."""
+        return self.reads + self.writes
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """The counters at one moment."""
+
+    counts: tuple[int, ...]
+
+
+_AREAS: Final = list(Area)
+_NUMBER: Final = {area: number for number, area in enumerate(_AREAS)}
+
+
+class AccessLog:
+    """Counts and keeps accesses. Written on the server's thread, read from any.
+
+    :param name_register: gives the name of what stands at (region, offset); called when read.
+    """
+
+    def __init__(self, name_register: Callable[[int, int], str]):
+        self._name = name_register
+        self._lock = threading.Lock()
+        self._counts = [0] * (2 * len(_AREAS))
+        self._kept: deque[tuple[float, Area, int, int, bytes, bool]] = deque(maxlen=LENGTH)
+
+    def record(self, area: Area, region: int, offset: int, data: bytes, *, write: bool) -> None:
+        """Take note of an access and the bytes that it carried."""
+        entry = (time.monotonic(), area, region, offset, data, write)
+        with self._lock:
+            self._counts[2 * _NUMBER[area] + write] += 1
+            self._kept.append(entry)
+        if _log.isEnabledFor(logging.DEBUG):
+            _log.debug("%s", self._decode(entry))
+
+    def _decode(self, entry: tuple[float, Area, int, int, bytes, bool]) -> Access:
+        when, area, region, offset, data, write = entry
+        return Access(
+            when=when,
+            area=area,
+            region=RegionIndex(region),
+            offset=offset,
+            size=len(data),
+            # A client reads config space as a whole: eight bytes of that are enough to look at.
+            value=int.from_bytes(data[:8], "little"),
+            write=write,
+            register=self._name(region, offset),
+        )
+
+    def accesses(self, area: Area | None = None) -> list[Access]:
+        """Return the accesses that are kept, oldest first, of one area or of all."""
+        with self._lock:
+            kept = list(self._kept)
+        return [self._decode(entry) for entry in kept if area is None or entry[1] is area]
+
+    def mark(self) -> Mark:
+        """Return the counters as they stand, for :meth:`counts_since`."""
+        with self._lock:
+            return Mark(tuple(self._counts))
+
+    def counts_since(self, mark: Mark | None = None) -> dict[Area, AccessCount]:
+        """Return the accesses of every area since a mark, or since the beginning."""
+        now = self.mark().counts
+        then = mark.counts if mark else (0,) * len(now)
+        counts = [after - before for after, before in zip(now, then, strict=True)]
+        return {
+            area: AccessCount(reads=counts[2 * number], writes=counts[2 * number + 1])
+            for area, number in _NUMBER.items()
+        }
+
+
+class RefusalLog:
+    """Counts accesses that the register map does not allow; each place is logged once."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        """Refused accesses since the last reset; 32 bits, as the register that shows it."""
+        self._seen: set[tuple[int, int, int, bool]] = set()
+
+    def refuse(self, region: int, offset: int, size: int, *, write: bool) -> None:
+        """Count a refused access."""
+        self.count = self.count + 1 & 0xFFFFFFFF
+        place = (region, offset, size, write)
+        # A guest that scans a BAR must not fill the log, nor this set.
+        if place not in self._seen and len(self._seen) < 1000:
+            self._seen.add(place)
+            _log.warning(
+                "refused: a %d-byte %s at %s+%#x",
+                size,
+                "write" if write else "read",
+                RegionIndex(region).name,
+                offset,
+            )
+
+    def reset(self) -> None:
+        """Count from zero."""
+        self.count = 0

@@ -1,0 +1,94 @@
+"""Many interrupts in a row, as fast as the guest answers: for benchmarks and storms."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from harness.devices.ledger import Event, Outcome
+from harness.errors import CheckFailed
+from harness.host.deadline import Deadline
+from harness.spec.ims import Store
+
+
+class Burst:
+    """Keeps one event in flight on each of some interrupts until ``count`` have been answered.
+
+    The next one is raised by the answer to the one before, on the server's thread: no round trip
+    through the test, and no two events that an edge-triggered interrupt could merge into one.
+    Nothing else may be raised on these interrupts meanwhile.
+    """
+
+    def __init__(
+        self,
+        raise_interrupt: Callable[[Store, int], Event],
+        store: Store,
+        indices: Sequence[int],
+        count: int,
+    ):
+        self.latencies: list[int] = []
+        """Nanoseconds from raise to answer of each event, in the order of the answers."""
+        self.seconds = 0.0
+        """Time from the first raise to the last answer, once it is over."""
+        self._raise = raise_interrupt
+        self._store = store
+        self._indices = frozenset(indices)
+        self._count = count
+        self._to_raise = count
+        self._failed: Event | None = None
+        self._lock = threading.Lock()
+        self._over = threading.Event()
+        self._began = time.monotonic()
+        if not self._indices or count < 1:
+            raise ValueError("a burst takes at least one interrupt and one event")
+
+    def start(self) -> None:
+        """Raise the first event of each interrupt."""
+        for index in sorted(self._indices):
+            self._raise_next(index)
+
+    def _raise_next(self, index: int) -> None:
+        with self._lock:
+            if self._to_raise == 0 or self._over.is_set():
+                return
+            self._to_raise -= 1
+        self._raise(self._store, index)
+
+    @property
+    def over(self) -> bool:
+        """Whether it has come to its end, good or bad."""
+        return self._over.is_set()
+
+    def ended(self, event: Event) -> None:
+        """Take note that an event was answered or will never be; others' events are ignored."""
+        if event.store is not self._store or event.index not in self._indices:
+            return
+        with self._lock:
+            if event.answered_at is None:
+                if event.outcome is not Outcome.MERGED:
+                    self._failed = event
+                    self._over.set()
+                return
+            self.latencies.append(event.answered_at - event.raised_at)
+            if len(self.latencies) == self._count:
+                self.seconds = time.monotonic() - self._began
+                self._over.set()
+                return
+        self._raise_next(event.index)
+
+    def wait(self, deadline: Deadline) -> float:
+        """Wait for the last answer and return the interrupts per second.
+
+        :raises CheckFailed: an event was not sent, or ``deadline`` passed with some unanswered.
+        """
+        in_time = self._over.wait(deadline.remaining())
+        self._over.set()  # nothing more is raised, whatever comes in late
+        if self._failed:
+            raise CheckFailed(f"a burst on {self._store.name} ended early: {self._failed}")
+        if not in_time:
+            raise CheckFailed(
+                f"{deadline.what}: {len(self.latencies)} of {self._count} answered "
+                f"in {deadline.seconds:.1f} s"
+            )
+        return self._count / self.seconds

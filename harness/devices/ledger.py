@@ -1,0 +1,342 @@
+"""The ledger of events: which interrupts were raised, and what became of each.
+
+Every interrupt that the function raises is an :class:`Event` with a sequence number. The guest's
+handler reads the number from the interrupt's event slot and answers with it, so that a lost,
+doubled or misdirected interrupt is not a difference of two counters but a name.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from harness.errors import CheckFailed
+from harness.host.deadline import Deadline
+from harness.spec.ims import Store
+
+HISTORY: Final = 65536
+"""Events that are remembered after they have ended."""
+FINDINGS: Final = 1000
+"""Findings that are kept; a guest gone wild must not fill the host's memory."""
+
+
+class Outcome(enum.StrEnum):
+    """What became of an event on its way out of the function."""
+
+    RAISED = "raised"
+    """Not yet decided."""
+    PENDING = "pending"
+    """Held behind a mask; it goes out once on unmask."""
+    SENT = "sent"
+    """The message left the function, or the client's eventfd was signalled."""
+    BLOCKED = "blocked"
+    """The message was refused: bus mastering, source id, or interrupt remapping."""
+    MERGED = "merged"
+    """The interrupt was pending already: one pending bit stands for both."""
+    DISABLED = "disabled"
+    """The store was off, or did not grant this interrupt."""
+    DROPPED = "dropped"
+    """Forgotten by a reset, or because its store was disabled while it was pending."""
+
+
+_TRANSITIONS: Final = {
+    Outcome.RAISED: {
+        Outcome.PENDING,
+        Outcome.MERGED,
+        Outcome.SENT,
+        Outcome.BLOCKED,
+        Outcome.DISABLED,
+    },
+    Outcome.PENDING: {Outcome.SENT, Outcome.BLOCKED},
+    Outcome.SENT: {Outcome.BLOCKED},
+    Outcome.BLOCKED: set[Outcome](),
+    Outcome.MERGED: set[Outcome](),
+    Outcome.DISABLED: set[Outcome](),
+    Outcome.DROPPED: set[Outcome](),
+}
+"""What may follow; any event that still lives may be dropped besides."""
+
+
+@dataclass(slots=True, eq=False)
+class Event:
+    """One raised interrupt. Written by the ledger alone; read it after a wait."""
+
+    sequence: int
+    """Number of the event, unique in its function and never 0."""
+    store: Store
+    index: int
+    outcome: Outcome = Outcome.RAISED
+    reason: str = ""
+    """Why it was blocked, disabled, merged or dropped."""
+    cpu: int | None = None
+    """Linux CPU number from which it was answered; None until then."""
+    raised_at: int = field(default_factory=time.monotonic_ns)
+    """Nanoseconds of the monotonic clock."""
+    answered_at: int | None = None
+    """Nanoseconds of the monotonic clock; None until then."""
+
+    @property
+    def answered(self) -> bool:
+        """Whether the guest's handler has answered it."""
+        return self.answered_at is not None
+
+    @property
+    def interrupt(self) -> str:
+        """The interrupt's name: ``IMS 5``."""
+        return f"{self.store.name} {self.index}"
+
+    def __str__(self) -> str:
+        state = f"answered by CPU {self.cpu}" if self.answered else self.outcome.value
+        return f"event {self.sequence} on {self.interrupt}, {state}" + (
+            f" ({self.reason})" if self.reason else ""
+        )
+
+
+class FindingKind(enum.StrEnum):
+    """What went wrong with an interrupt."""
+
+    LOST = "lost"
+    """It left the function and no handler answered in time."""
+    DOUBLED = "doubled"
+    """A handler ran with nothing outstanding on its interrupt, or answered the same event twice."""
+    MISDIRECTED = "misdirected"
+    """An event was answered on another interrupt's slot."""
+    STRAY = "stray"
+    """An answer names an event that was never handed out, or that was blocked or dropped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that went wrong, as a sentence."""
+
+    kind: FindingKind
+    store: Store
+    index: int
+    sequence: int
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.text}"
+
+
+class Ledger:
+    """Events of one function, by interrupt and by number. Any thread may call any method."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition(threading.Lock())
+        self._numbers = itertools.count(1)
+        self._live: dict[int, Event] = {}  # raised and not yet ended, by sequence number
+        self._slots: dict[tuple[int, int], deque[Event]] = {}  # sent and unanswered, oldest first
+        self._pending: dict[tuple[int, int], Event] = {}
+        self._unanswered = 0
+        self._history: deque[Event] = deque(maxlen=HISTORY)
+        self._findings: list[Finding] = []
+        self._counts: Counter[Outcome] = Counter()
+        self._answers = 0
+
+    # The function's side.
+
+    def open(self, store: Store, index: int) -> Event:
+        """Return a new event, not yet decided."""
+        with self._changed:
+            # The number is 32 bits wide in the event slot, and 0 stands for "none".
+            sequence = next(self._numbers) & 0xFFFFFFFF or next(self._numbers) & 0xFFFFFFFF
+            event = Event(sequence, store, index)
+            self._live[sequence] = event
+            self._counts[Outcome.RAISED] += 1
+            return event
+
+    def settle(self, event: Event, outcome: Outcome, reason: str = "") -> bool:
+        """Take note of what became of an event; False when that comes too late to matter.
+
+        :raises ValueError: ``outcome`` cannot follow the event's present one.
+        """
+        with self._changed:
+            if event.outcome is Outcome.DROPPED:
+                return False
+            if outcome not in _TRANSITIONS[event.outcome]:
+                raise ValueError(f"{event}: cannot become {outcome}")
+            if event.answered:  # only a late verdict can come here
+                text = f"{event}, although its message was refused: {reason}"
+                self._find(FindingKind.STRAY, event.store, event.index, event.sequence, text)
+                return False
+            self._move(event, outcome, reason)
+            return True
+
+    def _move(self, event: Event, outcome: Outcome, reason: str) -> None:
+        key = (event.store, event.index)
+        if event.outcome is Outcome.SENT:
+            self._slots[key].remove(event)
+            self._unanswered -= 1
+        elif event.outcome is Outcome.PENDING:
+            del self._pending[key]
+        event.outcome, event.reason = outcome, reason
+        self._counts[outcome] += 1
+        if outcome is Outcome.SENT:
+            self._slots.setdefault(key, deque()).append(event)
+            self._unanswered += 1
+        elif outcome is Outcome.PENDING:
+            self._pending[key] = event
+        else:
+            self._end(event)
+        self._changed.notify_all()
+
+    def _end(self, event: Event) -> None:
+        del self._live[event.sequence]
+        self._history.append(event)
+
+    def drop_event(self, event: Event, reason: str) -> None:
+        """Forget one event that has not ended."""
+        with self._changed:
+            if event.sequence in self._live:
+                self._move(event, Outcome.DROPPED, reason)
+
+    def drop_all(self, reason: str) -> list[Event]:
+        """Forget every event that has not ended, and return them."""
+        with self._changed:
+            dropped = list(self._live.values())
+            for event in dropped:
+                self._move(event, Outcome.DROPPED, reason)
+            return dropped
+
+    def pending(self, store: Store, index: int) -> Event | None:
+        """Return the event that waits behind this interrupt's mask."""
+        with self._changed:
+            return self._pending.get((store, index))
+
+    # The guest's side.
+
+    def oldest(self, store: int, index: int) -> int:
+        """Return the number of the oldest unanswered event sent on an interrupt, 0 for none."""
+        with self._changed:
+            slot = self._slots.get((store, index))
+            return slot[0].sequence if slot else 0
+
+    @property
+    def unanswered(self) -> int:
+        """Events sent and not yet answered."""
+        return self._unanswered
+
+    def answer(self, store: Store, index: int, sequence: int, cpu: int) -> Event | None:
+        """Take a handler's answer; return the event it ends, None when it is a finding instead."""
+        with self._changed:
+            event = self._live.get(sequence)
+            if (
+                event is None
+                or event.outcome is not Outcome.SENT
+                or event.index != index
+                or event.store != store
+            ):
+                self._find_wrong_answer(event, store, index, sequence, cpu)
+                return None
+            event.answered_at = time.monotonic_ns()
+            event.cpu = cpu
+            self._slots[store, index].remove(event)
+            self._unanswered -= 1
+            self._answers += 1
+            self._end(event)
+            self._changed.notify_all()
+            return event
+
+    def _find_wrong_answer(
+        self, event: Event | None, store: Store, index: int, sequence: int, cpu: int
+    ) -> None:
+        where = f"{store.name} {index} (CPU {cpu})"
+        if event is None:  # ended, or never there; findings are rare, so a search is good enough
+            event = next((old for old in reversed(self._history) if old.sequence == sequence), None)
+        if sequence == 0:
+            kind, text = FindingKind.DOUBLED, f"{where}: the handler ran with nothing outstanding"
+        elif event is None:
+            kind, text = FindingKind.STRAY, f"{where}: answered event {sequence}, which is unknown"
+        elif (event.store, event.index) != (store, index):
+            kind, text = FindingKind.MISDIRECTED, f"{where}: answered {event}"
+        elif event.answered:
+            kind, text = FindingKind.DOUBLED, f"{where}: answered again: {event}"
+        else:
+            kind, text = FindingKind.STRAY, f"{where}: answered {event}"
+        self._find(kind, store, index, sequence, text)
+
+    def _find(self, kind: FindingKind, store: Store, index: int, sequence: int, text: str) -> None:
+        if len(self._findings) < FINDINGS:
+            self._findings.append(Finding(kind, store, index, sequence, text))
+        self._changed.notify_all()
+
+    # The test's side.
+
+    def wait_answered(self, events: Event | Iterable[Event], deadline: Deadline) -> None:
+        """Wait until every event is answered.
+
+        :raises CheckFailed: an event ended without an answer, or ``deadline`` passed: then those
+            that left it and were not answered are also kept as findings, lost.
+        """
+        wanted = [events] if isinstance(events, Event) else list(events)
+        waiting = (Outcome.RAISED, Outcome.PENDING, Outcome.SENT)
+        with self._changed:
+            while True:
+                if ended := [e for e in wanted if not e.answered and e.outcome not in waiting]:
+                    raise CheckFailed(
+                        f"{len(ended)} of {len(wanted)} interrupts will not be answered",
+                        evidence=_list(ended),
+                    )
+                wanted = [event for event in wanted if not event.answered]
+                if not wanted:
+                    return
+                if not self._changed.wait(deadline.remaining()) and deadline.expired:
+                    break
+            self._find_lost(wanted)
+        raise CheckFailed(
+            f"{deadline.what}: {len(wanted)} interrupts not answered in {deadline.seconds:.1f} s",
+            evidence=_list(wanted),
+        )
+
+    def _find_lost(self, events: list[Event]) -> None:
+        for event in events:
+            if event.outcome is Outcome.SENT and not event.answered:
+                text = f"{event.interrupt}: event {event.sequence} was sent and never answered"
+                self._find(FindingKind.LOST, event.store, event.index, event.sequence, text)
+
+    def mark(self) -> int:
+        """Return a point in the list of findings, for :meth:`findings` and :meth:`assert_quiet`."""
+        with self._changed:
+            return len(self._findings)
+
+    def findings(self, since: int = 0) -> list[Finding]:
+        """Return what went wrong since a mark, in order of time."""
+        with self._changed:
+            return self._findings[since:]
+
+    def assert_quiet(self, since: int = 0) -> None:
+        """Assert that nothing is outstanding and that nothing went wrong since a mark.
+
+        :raises CheckFailed: it names each event that is still out or pending, and each finding.
+        """
+        with self._changed:
+            wrong = [str(finding) for finding in self._findings[since:]]
+            wrong += [f"outstanding: {event}" for event in self._live.values()]
+        if wrong:
+            raise CheckFailed(
+                f"the device is not quiet: {len(wrong)} points", evidence="\n".join(wrong)
+            )
+
+    def events(self) -> list[Event]:
+        """Return the events that ended, oldest first, and then those that live."""
+        with self._changed:
+            return [*self._history, *self._live.values()]
+
+    def counts(self) -> dict[str, int]:
+        """Return how many events came to each outcome, and ``answered``, since the beginning."""
+        with self._changed:
+            return {outcome.value: self._counts[outcome] for outcome in Outcome} | {
+                "answered": self._answers
+            }
+
+
+def _list(events: list[Event]) -> str:
+    shown = [str(event) for event in events[:20]]
+    return "\n".join(shown + ([f"and {len(events) - 20} more"] if len(events) > 20 else []))

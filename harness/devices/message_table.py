@@ -1,0 +1,65 @@
+"""A table of interrupt messages: 16-byte entries of address, data and a control dword with a mask.
+
+The MSI-X table and the IMS array are both such tables. This is the memory alone: which bits mean
+something, and when, is the stores' business.
+"""
+
+from __future__ import annotations
+
+import mmap
+import struct
+from typing import Final
+
+from harness.spec.ims import ImsControl, ImsEntry
+
+ENTRY_SIZE: Final = ImsEntry.SIZE
+CONTROL_OFFSET: Final = 12
+"""Byte of an entry at which its control dword begins."""
+MASK_BIT: Final = ImsControl(mask=1).value
+
+_MESSAGE: Final = struct.Struct("<QI")
+_RESET: Final = ImsEntry(0, 0, ImsControl(mask=1)).pack()
+
+
+class MessageTable:
+    """``count`` entries in a buffer that the caller owns and may share with a client."""
+
+    def __init__(self, buffer: bytearray | mmap.mmap, count: int):
+        self.count = count
+        self._buffer = buffer
+        self.reset()
+
+    def reset(self) -> None:
+        """Mask every entry and put the null message into it."""
+        self._buffer[: self.count * ENTRY_SIZE] = _RESET * self.count
+
+    def allows(self, offset: int, count: int) -> bool:
+        """Whether an access is a whole aligned dword or quadword of an entry that is there.
+
+        The rule of the MSI-X table: PCI Express 6.0, 7.7.2, "access granularity".
+        """
+        return count in (4, 8) and offset % count == 0 and offset + count <= self.count * ENTRY_SIZE
+
+    def read(self, offset: int, count: int) -> bytes:
+        """Return the bytes of an access that :meth:`allows` lets through."""
+        return bytes(self._buffer[offset : offset + count])
+
+    def write(self, offset: int, data: bytes) -> None:
+        """Change the bytes of an access that :meth:`allows` lets through."""
+        self._buffer[offset : offset + len(data)] = data
+
+    def message(self, index: int) -> tuple[int, int]:
+        """Return the address and data that stand in an entry."""
+        address, data = _MESSAGE.unpack_from(self._buffer, index * ENTRY_SIZE)
+        return address, data
+
+    def mask_bit(self, index: int) -> bool:
+        """Whether an entry's own mask bit is set."""
+        return bool(self._buffer[index * ENTRY_SIZE + CONTROL_OFFSET] & MASK_BIT)
+
+
+def pending_bits(pending: set[int], offset: int, count: int) -> bytes:
+    """Return ``count`` bytes at ``offset`` of the bit array whose set bits are ``pending``."""
+    first = offset * 8
+    value = sum(1 << index - first for index in pending if first <= index < first + count * 8)
+    return value.to_bytes(count, "little")

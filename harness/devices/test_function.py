@@ -1,0 +1,355 @@
+"""The IMS test function: one PCI Express function that raises interrupts on request.
+
+It joins config space, the three message stores, the control registers, the work queue and the
+ledger of events, and serves them as a :class:`harness.vfio_user.device.Device`. See docs/device.md.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Sequence
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Self
+
+from harness.devices.access_log import AccessLog, Area, RefusalLog
+from harness.devices.address_map import AddressMap
+from harness.devices.burst import Burst
+from harness.devices.config_space import ConfigSpace
+from harness.devices.control_bar import ControlBar
+from harness.devices.delivery import WIRE, Delivery, MessageGate, OpenGate
+from harness.devices.device_spec import DeviceSpec
+from harness.devices.ims import ImsStore
+from harness.devices.ledger import Event, Ledger, Outcome
+from harness.devices.msi import MsiStore
+from harness.devices.msix import MsixStore
+from harness.devices.pending_watch import PendingWatch
+from harness.devices.store import InterruptStore, StoreEntry
+from harness.devices.work_queue import WorkQueue
+from harness.host.deadline import Deadline
+from harness.spec import ims
+from harness.spec.ims import Store
+from harness.spec.pci import CONFIG_SIZE, CapabilityId, DeviceControl
+from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
+from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region
+
+_DEVICE_CONTROL = 8  # offset in the PCI Express capability
+
+
+class TestFunction:
+    """One function. It owns the memory file of a mapped IMS array: use it as a context manager.
+
+    :param gate: checks the origin of the messages that the function sends itself.
+
+    Callbacks of the server and calls of the tests may come on any thread.
+    """
+
+    __test__ = False  # the name is the device's, not a pytest class's
+
+    def __init__(self, spec: DeviceSpec | None = None, gate: MessageGate | None = None):
+        self.spec = spec = spec or DeviceSpec()
+        self.ledger = Ledger()
+        """Every event that was raised, and what became of it."""
+        self.config = ConfigSpace(spec)
+        self.refusals = RefusalLog()
+        self.address_map = AddressMap(self.config)
+        self.accesses = AccessLog(self.address_map.name)
+        """Every trapped access."""
+        self._lock = threading.RLock()
+        self._burst: Burst | None = None
+        self._msi = MsiStore(self.config) if spec.msi_vectors else None
+        self._msix = MsixStore(self.config) if spec.msix_vectors else None
+        self._ims = ImsStore(spec.ims_entries, mapped=spec.ims_mapped)
+        stores: dict[Store, InterruptStore | None]
+        stores = {Store.MSI: self._msi, Store.MSIX: self._msix, Store.IMS: self._ims}
+        self._stores = {store: state for store, state in stores.items() if state is not None}
+        self._delivery = Delivery(
+            stores=self._stores,
+            config=self.config,
+            ledger=self.ledger,
+            gate=gate or OpenGate(),
+            lock=self._lock,
+            ended=self._event_ended,
+        )
+        self.queue = WorkQueue(self, lambda: self.config.bus_master, self._lock)
+        self._watch = PendingWatch(
+            lambda: bool(self._ims.pending), self._look_at_pending, self._lock
+        )
+        self._control = ControlBar(
+            spec=spec,
+            queue=self.queue,
+            ims=self._ims,
+            ledger=self.ledger,
+            refusals=self.refusals,
+            address_map=self.address_map,
+            bus=lambda: self._delivery.bus,
+            reset=self._reset_own_state,
+            answered=self._event_ended,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what the function owns: the watching thread and the memory file."""
+        self._watch.stop()
+        self._ims.close()
+
+    # For tests and the harness.
+
+    def raise_interrupt(self, store: Store, index: int) -> Event:
+        """Raise an interrupt, as the function's own work would; its event says what came of it.
+
+        :raises ValueError: the function has no such interrupt.
+        """
+        if not self.has(store, index):
+            raise ValueError(f"the function has no interrupt {store.name} {index}")
+        event = self.open(store, index)
+        self.send(event)
+        return event
+
+    def raise_and_wait(self, store: Store, index: int, deadline: Deadline) -> Event:
+        """Raise an interrupt and wait until the guest's handler has answered it.
+
+        :raises CheckFailed: it was not sent, or not answered before ``deadline``.
+        """
+        event = self.raise_interrupt(store, index)
+        self.ledger.wait_answered(event, deadline)
+        return event
+
+    def burst(self, store: Store, indices: Iterable[int], count: int) -> Burst:
+        """Start to raise ``count`` events over some interrupts, one in flight on each.
+
+        :raises ValueError: the function has no such interrupt, or another burst is under way.
+        """
+        indices = list(indices)
+        for index in indices:
+            if not self.has(store, index):
+                raise ValueError(f"the function has no interrupt {store.name} {index}")
+        if self._burst is not None and not self._burst.over:
+            raise ValueError("a burst is under way already")
+        burst = self._burst = Burst(self.raise_interrupt, store, indices, count)
+        burst.start()
+        return burst
+
+    def stores(self) -> list[StoreEntry]:
+        """Return every interrupt of every store as the model sees it now."""
+        with self._lock:
+            return [
+                self._store_entry(store, state, index)
+                for store, state in self._stores.items()
+                for index in range(self.spec.count(store))
+            ]
+
+    def _store_entry(self, store: Store, state: InterruptStore, index: int) -> StoreEntry:
+        wired = self._delivery.wired(store, index)
+        # A client that has wired an MSI-X vector keeps the table, message and mask bit, to itself.
+        elsewhere = wired and store is Store.MSIX
+        address, data = (None, None) if elsewhere else state.message(index)
+        return StoreEntry(
+            store=store,
+            index=index,
+            address=address,
+            data=data,
+            masked=None if elsewhere else state.masked(index, wired=wired),
+            pending=index in state.pending,
+            enabled=state.enabled(index),
+        )
+
+    # For the work queue.
+
+    def has(self, store: int, index: int) -> bool:
+        """Whether the function has this interrupt."""
+        return store in self._stores and 0 <= index < self.spec.count(Store(store))
+
+    def open(self, store: Store, index: int) -> Event:
+        """Return a new event that is not yet decided."""
+        return self.ledger.open(store, index)
+
+    def send(self, event: Event) -> Future[None] | None:
+        """Send an open event; return the client's verdict to come, if any."""
+        verdict = self._delivery.send(event)
+        if event.outcome is Outcome.PENDING:
+            self._held(event.store)
+        return verdict
+
+    def _held(self, store: Store) -> None:
+        with self._lock:
+            if store is Store.MSI and self._msi:
+                self._msi.show_pending()
+            if store is Store.IMS and self.spec.ims_mapped:
+                self._watch.start()
+
+    def _release(self, store: Store) -> None:
+        self._delivery.release(store)
+        if store is Store.MSI and self._msi:
+            self._msi.show_pending()
+
+    def _look_at_pending(self) -> None:
+        # What goes wrong in a delivery has to end the server, so that is where it is done.
+        bus = self._delivery.bus
+        if bus is not None and any(
+            not self._ims.masked(index) for index in self._ims.pending.copy()
+        ):
+            bus.defer(lambda: self._release(Store.IMS))
+
+    def _event_ended(self, event: Event) -> None:
+        if self._burst is not None:
+            self._burst.ended(event)
+
+    # For the vfio-user server.
+
+    @property
+    def regions(self) -> Sequence[Region]:
+        """The regions by VFIO index."""
+        flags = RegionFlags.READ | RegionFlags.WRITE
+        regions = [Region(0, RegionFlags(0))] * len(RegionIndex)
+        regions[ims.BAR_CONTROL] = Region(ims.BAR_CONTROL_SIZE, flags)
+        regions[ims.BAR_MSIX] = Region(ims.BAR_MSIX_SIZE, flags)
+        regions[ims.BAR_IMS] = Region(ims.BAR_IMS_SIZE, flags)
+        regions[RegionIndex.CONFIG] = Region(CONFIG_SIZE, flags)
+        if self.spec.ims_mapped:
+            regions[ims.BAR_IMS] = Region(
+                ims.BAR_IMS_SIZE,
+                flags | RegionFlags.MMAP,
+                mappable=[MappableArea(0, ims.BAR_IMS_SIZE)],
+                fd=self._ims.fd,
+            )
+        return regions
+
+    @property
+    def irqs(self) -> Sequence[IrqIndex]:
+        """The interrupt indices by VFIO index: MSI and MSI-X."""
+        eventfd = IrqInfoFlags.EVENTFD
+        irqs = [IrqIndex(0, IrqInfoFlags(0))] * len(IrqIndexNumber)
+        # The kernel's VFIO resizes MSI-X alone, since Linux kernel commit 6c8017c6a58d
+        # ("vfio/pci: Clear VFIO_IRQ_INFO_NORESIZE for MSI-X") (in v6.5).
+        irqs[IrqIndexNumber.MSI] = IrqIndex(self.spec.msi_vectors, eventfd | IrqInfoFlags.NORESIZE)
+        irqs[IrqIndexNumber.MSIX] = IrqIndex(
+            self.spec.msix_vectors,
+            eventfd | IrqInfoFlags.NORESIZE if self.spec.msix_noresize else eventfd,
+        )
+        return irqs
+
+    def attached(self, bus: Bus) -> None:
+        """Begin as after power-on, with a new client."""
+        self.reset()
+        with self._lock:
+            self._delivery.bus = bus
+
+    def detached(self) -> None:
+        """Send nothing more. The state stays as it was, to be looked at."""
+        with self._lock:
+            self._delivery.bus = None
+        self._watch.stop()
+        self._drop_all("the client went away")
+
+    def reset(self) -> None:
+        """Return to the state after power-on, config space included."""
+        with self._lock:
+            self.config.reset()
+            if self._msi:
+                self._msi.reset()
+            if self._msix:
+                self._msix.reset()
+            self._reset_own_state()
+
+    def _reset_own_state(self) -> None:
+        # CONTROL.reset: everything but config space, MSI and MSI-X.
+        with self._lock:
+            self._ims.reset()
+            self.queue.reset()
+            self.refusals.reset()
+            for store in (Store.MSI, Store.MSIX):
+                if store in self._stores:
+                    self._stores[store].pending.clear()
+            if self._msi:
+                self._msi.show_pending()
+            self._drop_all("the function was reset")
+
+    def _drop_all(self, reason: str) -> None:
+        for event in self.ledger.drop_all(reason):
+            self._event_ended(event)
+
+    def region_read(self, region: int, offset: int, count: int) -> bytes:
+        """Return what the guest reads; zero where the register map allows no such access."""
+        data = self._read(region, offset, count)
+        if data is None:
+            self.refusals.refuse(region, offset, count, write=False)
+            data = bytes(count)
+        area = self.address_map.area(region, offset, count)
+        self.accesses.record(area, region, offset, data, write=False)
+        return data
+
+    def _read(self, region: int, offset: int, count: int) -> bytes | None:
+        if region == ims.BAR_CONTROL:
+            return self._control.read(offset, count)
+        with self._lock:
+            if region == RegionIndex.CONFIG:
+                return self.config.read(offset, count)
+            if region == ims.BAR_IMS:
+                return self._ims.read(offset, count)
+            if region == ims.BAR_MSIX and self._msix:
+                if offset >= ims.MSIX_PBA_OFFSET:
+                    return self._msix.pba_read(offset - ims.MSIX_PBA_OFFSET, count)
+                return self._msix.table_read(offset, count)
+        return None
+
+    def region_write(self, region: int, offset: int, data: bytes) -> None:
+        """Take what the guest writes; nothing happens where the map allows no such access."""
+        area = self.address_map.area(region, offset, len(data))
+        # Logged before it takes effect, so that what it sets off comes after it.
+        self.accesses.record(area, region, offset, data, write=True)
+        if not self._write(area, region, offset, data):
+            self.refusals.refuse(region, offset, len(data), write=True)
+
+    def _write(self, area: Area, region: int, offset: int, data: bytes) -> bool:
+        if area is Area.EVENTS:
+            return self._control.answer(offset, data)
+        done = False
+        with self._lock:
+            if area is Area.CONTROL:
+                done = self._control.write(offset, data)
+            elif area is Area.IMS:
+                done = self._ims.write(offset, data)
+            elif area is Area.MSIX_TABLE and self._msix:
+                done = self._msix.table_write(offset, data)
+            elif region == RegionIndex.CONFIG:
+                done = self._config_write(offset, data)
+        # Only what was written can have unmasked something; sending is done without the lock.
+        if area is Area.IMS:
+            self._release(Store.IMS)
+        elif area is Area.MSIX_TABLE:
+            self._release(Store.MSIX)
+        elif region == RegionIndex.CONFIG:
+            self._release(Store.MSI)
+            self._release(Store.MSIX)
+        return done
+
+    def _config_write(self, offset: int, data: bytes) -> bool:
+        self.config.write(offset, data)
+        if self._msi and self.config.covers(CapabilityId.MSI, offset, len(data)):
+            self._msi.registers_written()
+        if self._msix and self.config.covers(CapabilityId.MSIX, offset, len(data)):
+            self._msix.registers_written()
+        # The bit itself is not writable: it is looked for in what was written.
+        high = self.config.capabilities[CapabilityId.EXPRESS].offset + _DEVICE_CONTROL + 1
+        if offset <= high < offset + len(data) and (
+            data[high - offset] << 8 & DeviceControl(initiate_flr=1).value
+        ):
+            self.reset()
+        return True
+
+    def irqs_changed(self, index: int, start: int, count: int) -> None:
+        """Send what waited for a wire: its mask bit is the client's from here on."""
+        for store, number in WIRE.items():
+            if number == index:
+                self._release(store)
