@@ -6,7 +6,7 @@ annotations: str, int, float, bool, None, Literal, Enum (by value), dataclass, `
 ``tuple[X, ...]``, ``list[X]`` and ``dict[str, X]``. Nothing is converted: ``6.1`` is a number, and
 text that looks like one is quoted.
 
-A class with a field ``name`` gets the file's name (without ``.yaml``) in it.
+A class with a field ``name`` gets the file's name (without ``.yaml``) in it, stated or not.
 """
 
 from __future__ import annotations
@@ -96,8 +96,8 @@ def _dataclass(place: Place, cls: Any, fixed: Mapping[str, Any]) -> object:
     for key, value in place.items():
         if key not in fields:
             raise value.error("unknown key", hint=_allowed(key, fields.keys() - fixed.keys()))
-        if key in fixed:
-            raise value.error(f"comes from the file's name, which is {fixed[key]!r}")
+        if key in fixed and value.scalar() != fixed[key]:
+            raise value.error(f"must be the file's name, {fixed[key]!r}")
         values[key] = _value(value, hints[key])
     missing = [
         name

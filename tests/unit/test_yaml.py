@@ -121,7 +121,7 @@ def test_a_valid_file_becomes_the_dataclass() -> None:
             id="what the class itself refuses",
         ),
         pytest.param(
-            ("ratio: 2", "name: other"), "x.yaml:2: name: comes from the file's name, which is 'x'",
+            ("ratio: 2", "name: other"), "x.yaml:2: name: must be the file's name, 'x'",
             id="a name other than the file's",
         ),
         pytest.param(

@@ -1,0 +1,116 @@
+"""The guest's own programs, module and control tool, built for a kernel in that kernel's root."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harness.build.kernel import KernelArtifact
+from harness.build.namespace import BUILD_DIRECTORY, in_root, run_step
+from harness.errors import BuildError
+from harness.host.cache import Cache, digest, digest_of_files
+from harness.host.deadline import Deadline
+from harness.host.resources import resource
+
+KIND: Final = "module"
+MODULE: Final = "imstest.ko"
+CONTROL: Final = "imsctl"
+
+_MODULE_SOURCES: Final = "guests/module"
+_CONTROL_SOURCES: Final = "guests/control"
+_SUFFIXES: Final = (".c", ".h", ".S")
+_BUILD_FILES: Final = ("Kbuild", "Makefile")
+
+_FORMAT: Final = 1
+_SECONDS: Final = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModuleArtifact:
+    """The guest module and the control tool, built for ``kernel``."""
+
+    kernel: str
+    module: Path
+    control: Path
+
+
+def provide_module(cache: Cache, kernel: KernelArtifact) -> ModuleArtifact:
+    """Return the guest's programs for a kernel, after building them if need be.
+
+    :raises BuildError: the sources do not build; the evidence is the compiler's.
+    """
+
+    def make(entry: Path, log: Path) -> None:
+        for sources in (_MODULE_SOURCES, _CONTROL_SOURCES):
+            target = entry / Path(sources).name
+            target.mkdir()
+            for path in source_files(resource(sources)):
+                shutil.copy(path, target)
+        build = Path("/", kernel.modules.relative_to(kernel.root), "build")
+        run_step(
+            in_root(
+                kernel.root,
+                entry,
+                ["make", f"-j{os.cpu_count() or 1}", "-C", str(build),
+                 f"M={BUILD_DIRECTORY}/module", "modules"],
+            ),
+            step=f"building the guest module for {kernel.name}",
+            log=log,
+            deadline=Deadline(_SECONDS, "the module's build"),
+        )  # fmt: skip
+        run_step(
+            in_root(
+                kernel.root,
+                entry,
+                ["gcc", "-static", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror",
+                 "-Imodule", "-o", CONTROL,
+                 *[f"control/{path.name}" for path in source_files(resource(_CONTROL_SOURCES))
+                   if path.suffix == ".c"]],
+            ),
+            step=f"building {CONTROL} for {kernel.name}",
+            log=log,
+            deadline=Deadline(_SECONDS, "the control tool's build"),
+        )  # fmt: skip
+        if not (entry / "module" / MODULE).is_file():
+            raise BuildError(
+                f"the module's build for {kernel.name} made no {MODULE}",
+                hint=f"the whole log: {log}",
+            )
+
+    entry = cache.provide(KIND, kernel.name, _key(kernel), make)
+    return _describe(kernel, entry)
+
+
+def find_module(cache: Cache, kernel: KernelArtifact) -> ModuleArtifact | None:
+    """Return the guest's programs for a kernel when they are built from today's sources."""
+    entry = cache.find(KIND, kernel.name, _key(kernel))
+    return _describe(kernel, entry) if entry else None
+
+
+def source_files(directory: Path) -> list[Path]:
+    """Return the files of a source directory that a build reads, sorted.
+
+    What a build by hand leaves behind (objects, ``*.mod.c``, dot files) is no source.
+    """
+    return sorted(
+        path
+        for path in directory.iterdir()
+        if (path.suffix in _SUFFIXES or path.name in _BUILD_FILES)
+        and not path.name.endswith(".mod.c")
+        and not path.name.startswith(".")
+    )
+
+
+def _key(kernel: KernelArtifact) -> str:
+    sources = [
+        digest_of_files(source_files(resource(directory)))
+        for directory in (_MODULE_SOURCES, _CONTROL_SOURCES)
+    ]
+    return digest(_FORMAT, sources, kernel.release, kernel.packages)
+
+
+def _describe(kernel: KernelArtifact, entry: Path) -> ModuleArtifact:
+    return ModuleArtifact(kernel.name, entry / "module" / MODULE, entry / CONTROL)

@@ -1,0 +1,83 @@
+"""Everything a guest needs, by one object: made at the first call, found at the next."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harness.build.image import ImageArtifact, ImageRecipe, find_image, provide_image
+from harness.build.kernel import KernelArtifact, KernelRecipe, find_kernel, provide_kernel
+from harness.build.module import ModuleArtifact, find_module, provide_module
+from harness.build.qemu import QemuBinary, QemuRecipe, find_qemu, provide_qemu
+from harness.build.roots import Roots
+from harness.host.cache import Cache
+
+
+@dataclass(frozen=True, slots=True)
+class Recipes:
+    """The recipes of a checkout or an installation; ``harness.config.recipes`` loads them."""
+
+    qemu: QemuRecipe
+    image: ImageRecipe
+    kernels: dict[str, KernelRecipe]
+
+
+@dataclass(frozen=True, slots=True)
+class Guest:
+    """What a machine boots: a kernel, the module built for it, and the image around both."""
+
+    kernel: KernelArtifact
+    module: ModuleArtifact
+    image: ImageArtifact
+
+
+class Provisioner:
+    """Provides artifacts from recipes, in one cache; safe for several threads and processes.
+
+    Every method raises :class:`~harness.errors.BuildError` when a step fails (naming it, with its
+    log's tail) and :class:`~harness.errors.MissingRequirement` when the host lacks something.
+    """
+
+    def __init__(self, cache: Cache, recipes: Recipes):
+        self.cache = cache
+        self.recipes = recipes
+        self._roots = Roots(cache)
+
+    def qemu(self) -> QemuBinary:
+        """Return a QEMU that has the devices we need."""
+        return provide_qemu(self._roots, self.cache, self.recipes.qemu)
+
+    def kernel(self, recipe: KernelRecipe) -> KernelArtifact:
+        """Return a guest kernel and its build root."""
+        return provide_kernel(self._roots, recipe)
+
+    def module(self, kernel: KernelArtifact) -> ModuleArtifact:
+        """Return the guest module and the control tool, built for a kernel."""
+        return provide_module(self.cache, kernel)
+
+    def image(self, kernel: KernelArtifact, module: ModuleArtifact) -> ImageArtifact:
+        """Return the initramfs for a kernel."""
+        return provide_image(self._roots, self.cache, self.recipes.image, kernel, module)
+
+    def guest(self, recipe: KernelRecipe) -> Guest:
+        """Return a kernel, its module and its image."""
+        kernel = self.kernel(recipe)
+        module = self.module(kernel)
+        return Guest(kernel, module, self.image(kernel, module))
+
+    def find_qemu(self) -> QemuBinary | None:
+        """Return the QEMU that :meth:`qemu` would, when it need not be fetched."""
+        return find_qemu(self._roots, self.cache, self.recipes.qemu)
+
+    def find_kernel(self, recipe: KernelRecipe) -> KernelArtifact | None:
+        """Return a guest kernel when it is here."""
+        return find_kernel(self._roots, recipe)
+
+    def find_guest(self, recipe: KernelRecipe) -> Guest | None:
+        """Return what a machine boots when all of it is here and built from today's sources."""
+        if (
+            (kernel := self.find_kernel(recipe))
+            and (module := find_module(self.cache, kernel))
+            and (image := find_image(self._roots, self.cache, self.recipes.image, kernel, module))
+        ):
+            return Guest(kernel, module, image)
+        return None

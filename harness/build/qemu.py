@@ -1,0 +1,220 @@
+"""QEMU: the one in ``IMSH_QEMU``, else the system's if it will do, else one of the archive's.
+
+Whether one will do is found out by asking it over QMP for the devices that are needed, never by its
+version. ``-device help`` is no way to ask: an unpacked QEMU looks for its modules in the host's
+directory too, and aborts when it finds those of another version there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from harness.build.roots import RootRecipe, Roots, read_packages
+from harness.errors import BuildError, DeadlineExpired, LaunchError, MissingRequirement
+from harness.host.cache import Cache, digest
+from harness.host.deadline import Deadline
+from harness.host.process import running, tail_of_file
+
+QEMU_VARIABLE: Final = "IMSH_QEMU"
+"""Environment variable that names the QEMU program to use."""
+
+PROGRAM: Final = "qemu-system-x86_64"
+NEEDED_DEVICES: Final = ("vfio-user-pci", "intel-iommu")
+
+_LOADER: Final = "lib64/ld-linux-x86-64.so.2"
+_LIBRARIES: Final = "usr/lib/x86_64-linux-gnu"
+_FIRMWARE: Final = ("usr/share/qemu", "usr/share/seabios")
+
+
+@dataclass(frozen=True, slots=True)
+class QemuRecipe:
+    """The packages that QEMU is unpacked from when the host has none that will do."""
+
+    root: RootRecipe
+
+
+@dataclass(frozen=True, slots=True)
+class QemuBinary:
+    """A QEMU that has the devices we need."""
+
+    argv: tuple[str, ...]
+    """How to start it; options follow."""
+    version: str
+    """What it says of itself over QMP: "11.1.3 (Debian 1:11.1.3+ds-1)"."""
+    origin: str
+    """Where it comes from, for reports: a path, or the package and its version."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Answers:
+    version: str
+    missing: tuple[str, ...]
+
+
+def provide_qemu(roots: Roots, cache: Cache, recipe: QemuRecipe) -> QemuBinary:
+    """Return a QEMU, after fetching one if need be.
+
+    :raises MissingRequirement: ``IMSH_QEMU`` is not a QEMU that has the needed devices.
+    :raises BuildError: fetching failed, or what the recipe names will not do.
+    """
+    if binary := _of_host(cache):
+        return binary
+    entry = roots.provide("qemu", PROGRAM, recipe.root, _remember_answers)
+    return _unpacked(entry)
+
+
+def find_qemu(roots: Roots, cache: Cache, recipe: QemuRecipe) -> QemuBinary | None:
+    """Return the QEMU that :func:`provide_qemu` would, when it need not be fetched."""
+    if binary := _of_host(cache):
+        return binary
+    entry = roots.find("qemu", PROGRAM, recipe.root)
+    return _unpacked(entry) if entry else None
+
+
+def _of_host(cache: Cache) -> QemuBinary | None:
+    """Return the QEMU of the environment variable or the system's, None when there is none."""
+    if given := os.environ.get(QEMU_VARIABLE):
+        return _given(cache, given)
+    if system := shutil.which(PROGRAM):
+        return _system(cache, system)
+    return None
+
+
+def _given(cache: Cache, given: str) -> QemuBinary:
+    path = shutil.which(given)
+    if path is None:
+        raise MissingRequirement(f"{QEMU_VARIABLE}={given!r} is not a program")
+    answers = _ask_once(cache, path)
+    if answers.missing:
+        raise MissingRequirement(
+            f"{given} ({QEMU_VARIABLE}), QEMU {answers.version}, "
+            f"lacks {', '.join(answers.missing)}",
+            hint=f"unset {QEMU_VARIABLE} to let imsh fetch one, or name QEMU 10.1 or later",
+        )
+    return QemuBinary((path,), answers.version, path)
+
+
+def _system(cache: Cache, path: str) -> QemuBinary | None:
+    try:
+        answers = _ask_once(cache, path)
+    except MissingRequirement:
+        return None
+    return None if answers.missing else QemuBinary((path,), answers.version, path)
+
+
+def _ask_once(cache: Cache, path: str) -> _Answers:
+    """Return what a program of the host answers; it is asked again only when the file changes."""
+    status = Path(path).stat()
+    key = digest(path, status.st_size, status.st_mtime_ns, NEEDED_DEVICES)
+
+    def make(entry: Path, _log: Path) -> None:
+        _store(entry, _ask([path]))
+
+    try:
+        return _stored(cache.provide("probe", PROGRAM, key, make))
+    except (LaunchError, DeadlineExpired) as error:
+        raise MissingRequirement(
+            f"{path} is not a QEMU that runs here", evidence=error.evidence
+        ) from error
+
+
+def _remember_answers(entry: Path, _log: Path) -> None:
+    try:
+        answers = _ask(_unpacked_argv(entry))
+    except (LaunchError, DeadlineExpired) as error:
+        raise BuildError("the unpacked QEMU does not run", evidence=str(error)) from error
+    if answers.missing:
+        raise BuildError(
+            f"the unpacked QEMU {answers.version} lacks {', '.join(answers.missing)}",
+            hint="images/qemu.yaml must name a suite with QEMU 10.1 or later",
+        )
+    _store(entry, answers)
+
+
+def _unpacked(entry: Path) -> QemuBinary:
+    package = next(
+        (line for line in read_packages(entry) if line.startswith("qemu-system-x86 ")), "qemu"
+    )
+    return QemuBinary(_unpacked_argv(entry), _stored(entry).version, f"package {package}")
+
+
+def _unpacked_argv(entry: Path) -> tuple[str, ...]:
+    """Return the command of an unpacked QEMU: its own loader, libraries and firmware."""
+    root = entry / "root"
+    loader = next(
+        (path for path in (root / "usr" / _LOADER, root / _LOADER) if path.exists()), None
+    )
+    program = root / "usr/bin" / PROGRAM
+    if loader is None or not program.exists():
+        raise BuildError(f"the packages of images/qemu.yaml bring no {PROGRAM} or no C library")
+    firmware = [word for place in _FIRMWARE for word in ("-L", str(root / place))]
+    return (str(loader), "--library-path", str(root / _LIBRARIES), str(program), *firmware)
+
+
+def _store(entry: Path, answers: _Answers) -> None:
+    text = json.dumps({"version": answers.version, "missing": answers.missing})
+    (entry / "answers.json").write_text(text)
+
+
+def _stored(entry: Path) -> _Answers:
+    answers = json.loads((entry / "answers.json").read_text())
+    return _Answers(answers["version"], tuple(answers["missing"]))
+
+
+def _ask(argv: Sequence[str]) -> _Answers:
+    """Start QEMU without a machine and ask for its version and the needed devices.
+
+    :raises LaunchError: it ended, or it does not speak QMP.
+    :raises DeadlineExpired: it said nothing.
+    """
+    deadline = Deadline(30, f"an answer of {argv[0]} over QMP")
+    ours, theirs = socket.socketpair()
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(ours)
+        stack.enter_context(theirs)
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="imsh-")))
+        log = directory / "qemu.log"
+        command = [*argv, "-machine", "none", "-nodefaults", "-display", "none",
+                   "-chardev", f"socket,id=qmp,fd={theirs.fileno()}",
+                   "-mon", "chardev=qmp,mode=control"]  # fmt: skip
+        stack.enter_context(running(command, name="qemu", log=log, pass_fds=[theirs.fileno()]))
+        theirs.close()
+        ours.settimeout(deadline.remaining())
+        stream = stack.enter_context(ours.makefile("rw", encoding="utf-8"))
+        try:
+            greeting = json.loads(stream.readline())["QMP"]["version"]
+            _execute(stream, "qmp_capabilities", {})
+            missing = [
+                device
+                for device in NEEDED_DEVICES
+                if "error" in _execute(stream, "device-list-properties", {"typename": device})
+            ]
+            _execute(stream, "quit", {})
+        except TimeoutError:
+            raise deadline.error(tail_of_file(log)) from None
+        except (OSError, ValueError, KeyError) as error:
+            raise LaunchError(
+                f"{argv[0]} does not speak QMP", evidence=tail_of_file(log)
+            ) from error
+    number = "{major}.{minor}.{micro}".format(**greeting["qemu"])
+    package = greeting["package"]
+    return _Answers(f"{number} ({package})" if package else number, tuple(missing))
+
+
+def _execute(stream: Any, command: str, arguments: Mapping[str, str]) -> dict[str, Any]:
+    """Return the reply to a command; events before it are skipped."""
+    stream.write(json.dumps({"execute": command, "arguments": arguments}) + "\n")
+    stream.flush()
+    while True:
+        message: dict[str, Any] = json.loads(stream.readline())
+        if "event" not in message:
+            return message

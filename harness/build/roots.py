@@ -1,0 +1,211 @@
+# Ref: mmdebstrap(1), --variant=extract; apt.conf(5)
+"""Root directories made of distribution packages, by mmdebstrap's extract variant.
+
+mmdebstrap is itself fetched from the archive. apt does the resolving, the downloading and the
+verifying; no package is configured, so that no foreign code runs. Packages and package lists are
+kept in the cache and shared by all roots: an interrupted download goes on where it stopped.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harness.build.archive import Archive, find_archive
+from harness.build.namespace import MOUNT_POINTS, as_root, run_step
+from harness.errors import BuildError
+from harness.host.cache import Cache, digest
+from harness.host.deadline import Deadline
+from harness.host.process import find_tool
+
+TOOL_SUITE: Final = "trixie"
+"""Where mmdebstrap is taken from: a perl script, which also runs on older hosts."""
+
+PACKAGES_FILE: Final = "packages"
+"""In an entry: one line "name version" for every package of the root."""
+
+_FORMAT: Final = 1
+"""Raised when roots of the same recipe come out differently than before."""
+
+_SECONDS: Final = 1800.0
+
+_COMMON_OPTIONS: Final = (
+    'APT::Sandbox::User "root";',  # the namespace has no other user
+    'APT::Get::List-Cleanup "0";',  # lists of other suites lie beside these
+    'Acquire::Languages "none";',
+    'Acquire::Retries "3";',
+    'Dir::Cache::pkgcache "";',  # 80 MB in every root
+    'Dir::Cache::srcpkgcache "";',
+)
+
+
+@dataclass(frozen=True, slots=True)
+class RootRecipe:
+    """What a root is made of."""
+
+    suites: tuple[str, ...]
+    """Suites of the distribution's archive; a package comes from the first that has it."""
+    packages: tuple[str, ...]
+    """Packages to unpack, together with what they depend on."""
+
+    def __post_init__(self) -> None:
+        if not self.suites or not self.packages:
+            raise ValueError("a root needs at least one suite and one package")
+
+
+class Roots:
+    """Makes roots in one cache."""
+
+    def __init__(self, cache: Cache):
+        self._cache = cache
+        self._pool = cache.directory / "pool"
+
+    def provide(
+        self,
+        kind: str,
+        name: str,
+        recipe: RootRecipe,
+        finish: Callable[[Path, Path], None] | None = None,
+    ) -> Path:
+        """Return the entry of a root, after making it if need be: ``root/`` and ``packages``.
+
+        ``finish(entry, log)`` completes it, e.g. runs something in it. The key is the recipe: what
+        the archive has newer today goes into the next root that is made (see ``forget``).
+
+        :raises BuildError: a step failed; it names the step, and its evidence is the log's tail.
+        :raises MissingRequirement: the host lacks something.
+        """
+
+        def make(entry: Path, log: Path) -> None:
+            self._make(recipe, entry, log)
+            if finish:
+                finish(entry, log)
+
+        return self._cache.provide(kind, name, root_key(recipe), make, state=self._state())
+
+    def find(self, kind: str, name: str, recipe: RootRecipe) -> Path | None:
+        """Return the entry of a root when it is there."""
+        return self._cache.find(kind, name, root_key(recipe))
+
+    def _make(self, recipe: RootRecipe, entry: Path, log: Path) -> None:
+        archive = find_archive()
+        perl = find_tool("perl")
+        script = self._provide_tool(archive)
+        # One apt at a time: it locks the pool anyway, and fails instead of waiting.
+        with self._cache.lock("pool", "another root"):
+            run_step(
+                as_root([str(perl), str(script), *self._arguments(recipe, archive, entry)]),
+                step=f"making a root of {', '.join(recipe.packages)} from {recipe.suites[0]}",
+                log=log,
+                deadline=Deadline(_SECONDS, "mmdebstrap"),
+            )
+        for name in MOUNT_POINTS:
+            (entry / "root" / name).mkdir(exist_ok=True)
+        installed = re.findall(r"(?m)^Inst (\S+) (?:\[\S*\] )?\((\S+)", log.read_text())
+        if not installed:
+            raise BuildError("apt did not say which packages it chose", hint=f"the log: {log}")
+        lines = [f"{name} {version}\n" for name, version in sorted(set(installed))]
+        (entry / PACKAGES_FILE).write_text("".join(lines))
+
+    def _arguments(self, recipe: RootRecipe, archive: Archive, entry: Path) -> list[str]:
+        pool = shlex.quote(str(self._pool))
+        share = (
+            f'mkdir -p {pool}/archives/partial {pool}/lists/partial "$1"/var/cache/apt/archives && '
+            f'mount --bind {pool}/archives "$1"/var/cache/apt/archives && '
+            f'mount --bind {pool}/lists "$1"/var/lib/apt/lists'
+        )
+        report = (
+            'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate --quiet=2 install '
+            + shlex.join(recipe.packages)
+        )
+        options = [*_COMMON_OPTIONS, *archive.options]
+        if len(recipe.suites) > 1:
+            options.append(f'APT::Default-Release "{recipe.suites[0]}";')
+        return [
+            "--mode=root",
+            "--variant=extract",
+            "--architectures=amd64",
+            f"--include={','.join(recipe.packages)}",
+            # The shared package pool is not to be cleaned, and nothing is mounted for scripts that
+            # do not run.
+            "--skip=check/empty,check/signed-by,check/qemu,chroot/mount,cleanup/apt",
+            *[f"--aptopt={option}" for option in options],
+            f"--setup-hook={share}",
+            f"--extract-hook={report}",
+            recipe.suites[-1],
+            str(entry / "root"),
+            *[archive.source(suite) for suite in recipe.suites],
+        ]
+
+    def _provide_tool(self, archive: Archive) -> Path:
+        """Return the mmdebstrap script, fetched from the archive if need be."""
+
+        def make(entry: Path, log: Path) -> None:
+            state = entry / "apt"
+            for directory in ("lists/partial", "archives/partial", "preferences.d", "apt.conf.d"):
+                (state / directory).mkdir(parents=True)
+            (state / "sources.list").write_text(archive.source(TOOL_SUITE) + "\n")
+            (state / "status").touch()
+            (state / "apt.conf").write_text("\n".join([
+                'APT::Architecture "amd64";',
+                'APT::Architectures { "amd64"; };',
+                f'Dir::State "{state}";',
+                f'Dir::State::status "{state}/status";',
+                f'Dir::Cache "{state}";',
+                f'Dir::Etc "{state}";',
+                'Dir::Etc::sourceparts "-";',
+                *_COMMON_OPTIONS,
+                *archive.options,
+            ]))  # fmt: skip
+            config = f"APT_CONFIG={state}/apt.conf"
+            for words in (["update"], ["download", "mmdebstrap"]):
+                run_step(
+                    ["env", "-C", str(entry), config, "apt-get", "--quiet=2", *words],
+                    step=f"apt-get {' '.join(words)} ({TOOL_SUITE})",
+                    log=log,
+                    deadline=Deadline(_SECONDS, "apt-get"),
+                )
+            (package,) = entry.glob("mmdebstrap_*.deb")
+            run_step(
+                [str(find_tool("dpkg-deb", package="dpkg")), "--extract", str(package), str(entry)],
+                step="unpacking mmdebstrap",
+                log=log,
+                deadline=Deadline(60, "dpkg-deb"),
+            )
+
+        entry = self._cache.provide("tool", "mmdebstrap", digest(_FORMAT, TOOL_SUITE), make)
+        return entry / "usr/bin/mmdebstrap"
+
+    def _state(self) -> Callable[[Path], str]:
+        """Return a function that says what mmdebstrap does and how much apt has fetched."""
+        before = self._pool_bytes()
+
+        def state(log: Path) -> str:
+            done = re.findall(r"(?m)^I: (\w[^/\n]*)\.\.\.$", log.read_text(errors="replace"))
+            fetched = (self._pool_bytes() - before) / 1e6
+            return ", ".join([*done[-1:], f"{fetched:.1f} MB fetched"])
+
+        return state
+
+    def _pool_bytes(self) -> int:
+        total = 0
+        for path in self._pool.rglob("*"):
+            try:
+                total += path.stat().st_size
+            except FileNotFoundError:  # apt has renamed it
+                continue
+        return total
+
+
+def root_key(recipe: RootRecipe) -> str:
+    """Return the cache key of a root."""
+    return digest(_FORMAT, recipe)
+
+
+def read_packages(entry: Path) -> tuple[str, ...]:
+    """Return the packages of a root's entry, each as "name version"."""
+    return tuple((entry / PACKAGES_FILE).read_text().splitlines())

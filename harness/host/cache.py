@@ -1,0 +1,214 @@
+"""The cache: everything that provisioning makes, by the content it was made from.
+
+    <cache>/<kind>/<name>-<key>/            complete, and never changed again
+    <cache>/<kind>/<name>-<key>.partial/    being made by the holder of its lock, or left over
+    <cache>/locks/                          one flock file an entry; the dead hold no locks
+    <cache>/logs/<kind>-<name>.log          what making it printed, the last time
+
+An entry appears by one rename, so that it is either complete or not there. Nothing is fsynced:
+after a power cut the cache may be deleted as a whole.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Final
+
+from harness.errors import BuildError, ConfigError, HarnessError
+from harness.host.deadline import Deadline, wait_until
+from harness.host.progress import Progress
+
+CACHE_VARIABLE: Final = "IMSH_CACHE"
+"""Environment variable that names the cache directory."""
+
+_LOCK_SECONDS: Final = 1800.0
+_UNUSED_DAYS: Final = 30
+_PARTIAL: Final = ".partial"
+_NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+
+
+def cache_directory() -> Path:
+    """Return ``IMSH_CACHE``, else ``imsh`` in the user's cache directory (XDG base directories).
+
+    :raises ConfigError: the place is not an absolute path, or there is no home directory.
+    """
+    if given := os.environ.get(CACHE_VARIABLE):
+        path = Path(given)
+        if not path.is_absolute():
+            raise ConfigError(f"{CACHE_VARIABLE}={given!r} is not an absolute path")
+        return path
+    base = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path.home() / ".cache") / "imsh"
+    except RuntimeError as error:
+        raise ConfigError(
+            "this user has no home directory", hint=f"set {CACHE_VARIABLE} to a directory"
+        ) from error
+
+
+def digest(*parts: object) -> str:
+    """Return a key of 16 hex digits for values whose ``repr`` says all about them."""
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+
+def digest_of_files(paths: Iterable[Path]) -> str:
+    """Return a key for the names, modes and contents of files, in sorted order."""
+    return digest(
+        *[
+            (path.name, path.stat().st_mode & 0o111, hashlib.sha256(path.read_bytes()).digest())
+            for path in sorted(paths)
+        ]
+    )
+
+
+class Cache:
+    """One cache directory, shared with every other run that uses it.
+
+    :param directory: made when something is first put there.
+    """
+
+    def __init__(self, directory: Path, progress: Progress):
+        self.directory = directory
+        self.progress = progress
+
+    def find(self, kind: str, name: str, key: str) -> Path | None:
+        """Return the entry's directory when it is there."""
+        path = self._path(kind, name, key)
+        try:
+            os.utime(path)  # tells _sweep() that it is in use
+        except OSError:
+            return path if path.is_dir() else None
+        return path
+
+    def provide(
+        self,
+        kind: str,
+        name: str,
+        key: str,
+        make: Callable[[Path, Path], None],
+        *,
+        state: Callable[[Path], str] | None = None,
+    ) -> Path:
+        """Return the entry's directory, after making it if need be.
+
+        ``make(directory, log)`` fills an empty directory and appends to a log file. When two runs
+        want the same entry, one makes it and the other waits. ``state(log)`` says how far it is.
+
+        :raises BuildError: the disk is full; nothing is left behind.
+        :raises DeadlineExpired: another run did not finish making it.
+        """
+        if path := self.find(kind, name, key):
+            return path
+        what = f"{kind} {name}"
+        path = self._path(kind, name, key)
+        log = self.directory / "logs" / f"{kind}-{name}.log"
+        with self._disk_errors(what):
+            self._make_directories(path.parent, log.parent)
+            with self.lock(f"{kind}-{path.name}", what):
+                if path.is_dir():
+                    return path
+                self._sweep(path.parent)
+                log.write_bytes(b"")
+                with self.progress.step(what, (lambda: state(log)) if state else None):
+                    self._make(path, log, make)
+        return path
+
+    @contextlib.contextmanager
+    def lock(self, name: str, what: str) -> Iterator[None]:
+        """Hold the lock ``name`` against every other user of the cache; ``what`` is for messages.
+
+        :raises DeadlineExpired: another run holds it for half an hour.
+        """
+        locks = self.directory / "locks"
+        self._make_directories(locks)
+        with (locks / name).open("ab") as file:
+            if not _try_lock(file.fileno()):
+                deadline = Deadline(_LOCK_SECONDS, f"another run, which is making {what}")
+                with self.progress.step(f"waiting for another run: {what}"):
+                    wait_until(lambda: _try_lock(file.fileno()), deadline)
+            yield
+
+    def _path(self, kind: str, name: str, key: str) -> Path:
+        return self.directory / kind / f"{name}-{key}"
+
+    def _make_directories(self, *directories: Path) -> None:
+        try:
+            for directory in directories:
+                directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in _NO_SPACE:
+                raise
+            raise ConfigError(
+                f"the cache {self.directory} cannot be written: {error.strerror}",
+                hint=f"set {CACHE_VARIABLE} to a directory of yours",
+            ) from error
+
+    def _make(self, path: Path, log: Path, make: Callable[[Path, Path], None]) -> None:
+        partial = path.with_name(path.name + _PARTIAL)
+        _remove(partial)
+        partial.mkdir()
+        try:
+            make(partial, log)
+            partial.rename(path)
+        except BaseException:
+            _remove(partial)
+            raise
+
+    def _sweep(self, kind: Path) -> None:
+        """Remove what killed runs left, and entries that nothing has used for long."""
+        oldest = time.time() - _UNUSED_DAYS * 86400
+        for path in kind.iterdir():
+            name = path.name.removesuffix(_PARTIAL)
+            # Another run may have just removed or completed what was listed.
+            with contextlib.suppress(FileNotFoundError):
+                if name == path.name and path.stat().st_mtime > oldest:
+                    continue
+                with (self.directory / "locks" / f"{kind.name}-{name}").open("ab") as file:
+                    if _try_lock(file.fileno()):
+                        _remove(path)
+
+    @contextlib.contextmanager
+    def _disk_errors(self, what: str) -> Iterator[None]:
+        """Turn a full disk, whoever met it, into one clear error."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_SPACE:
+                raise
+            raise self._full(what) from error
+        except HarnessError as error:
+            if not any(os.strerror(number) in (error.evidence or "") for number in _NO_SPACE):
+                raise
+            raise self._full(what) from error
+
+    def _full(self, what: str) -> BuildError:
+        free = shutil.disk_usage(self.directory).free >> 20
+        return BuildError(
+            f"{what}: no space left on the disk of {self.directory} ({free} MiB free)",
+            hint=f"free some space, or set {CACHE_VARIABLE} to a directory on another disk; "
+            "what was half done is removed",
+        )
+
+
+def _try_lock(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _remove(path: Path) -> None:
+    """Remove a directory, if it is there: complete ones vanish at once, by a rename."""
+    if path.is_dir() and not path.name.endswith(_PARTIAL):
+        path = path.rename(path.with_name(path.name + _PARTIAL))
+    with contextlib.suppress(FileNotFoundError):
+        shutil.rmtree(path)
