@@ -1,9 +1,9 @@
 """The contract between the vfio-user server and the device it serves.
 
-The server owns this contract; a device model implements :class:`Device` and is handed a :class:`Bus`.
-Device callbacks run on the server's thread and must not block: QEMU may be waiting for the very reply
-that the callback delays. Work that has to wait (DMA through messages, an interrupt's verdict) goes to
-:meth:`Bus.defer`.
+The server owns this contract; a device model implements :class:`Device` and is handed a
+:class:`Bus`. Device callbacks run on the server's thread and must not block: QEMU may be waiting
+for the very reply that the callback delays. Work that has to wait (DMA through messages, an
+interrupt's verdict) goes to :meth:`Bus.defer`.
 """
 
 from __future__ import annotations
@@ -75,7 +75,10 @@ class Bus(Protocol):
         """Whether the client has given an eventfd for this interrupt (SET_IRQS, trigger)."""
 
     def trigger_irq(self, index: int, vector: int) -> bool:
-        """Signal the client's eventfd; False when there is none. Masked: held, signalled on unmask."""
+        """Signal the client's eventfd; False when there is none.
+
+        While the client has it masked it is held, and signalled once on unmask.
+        """
 
     def defer(self, work: Callable[[], None]) -> None:
         """Run ``work`` soon on the device's worker thread, in order, where it may block.

@@ -1,0 +1,243 @@
+"""Messages over a UNIX stream socket: framing, and the ownership of passed file descriptors.
+
+Sending and the deadlock that it can cause: each side answers the other's requests over one socket.
+If both stop reading while they wait for room in the other's receive buffer, neither ever goes on.
+So one side must never stop reading, and here that is the server: its channel is made with
+``never_block``, and what does not fit into the socket goes to a backlog that a writer thread sends.
+The backlog is bounded; a peer that asks and never reads is cut off. A client's channel blocks in
+:meth:`Channel.send`, which is the back-pressure that a stream of posted writes needs.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import socket
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from harness.errors import ProtocolError
+from harness.vfio_user.wire import HEADER, MAX_MESSAGE, Message
+
+Observer = Callable[[str, Message], None]
+"""Told of every message: ``"<-"`` received or ``"->"`` sent. May run on any thread."""
+
+MAX_BACKLOG: Final = 64 << 20
+"""Bytes that may wait for a peer that does not read before the connection is given up."""
+
+_RECEIVE_BUFFER: Final = 64 << 10
+_SCM_MAX_FD: Final = 253  # Linux include/net/scm.h: more than this in one sendmsg() is refused
+_ANCILLARY: Final = socket.CMSG_SPACE(_SCM_MAX_FD * array.array("i").itemsize)
+
+
+def _rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
+    """Return the ancillary data that passes file descriptors."""
+    return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+
+
+class FramingError(ProtocolError):
+    """The size in a header cannot be right: where the next message starts is unknown.
+
+    ``header`` is what it stood in, for the answer.
+    """
+
+    def __init__(self, size: int, header: Message):
+        super().__init__(f"a message of {size} bytes: not between {HEADER.size} and {MAX_MESSAGE}")
+        self.header = header
+
+
+class Channel:
+    """One end of a vfio-user connection. Owns the socket, and descriptors until they are received.
+
+    One thread receives; any thread sends.
+
+    :param never_block: :meth:`send` must not wait for the peer (see the module's text).
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        never_block: bool = False,
+        observer: Observer | None = None,
+    ):
+        connection.setblocking(True)
+        self._socket = connection
+        self._never_block = never_block
+        self._observer = observer
+        self._buffer = bytearray(_RECEIVE_BUFFER)
+        self._view = memoryview(self._buffer)
+        self._start = 0  # of the first message not yet given out
+        self._end = 0  # of what was received
+        self._fds: list[int] = []
+        self._fds_lost = False
+        self._send_lock = threading.Lock()
+        self._backlog: deque[tuple[bytes, list[int]]] = deque()
+        self._backlog_size = 0
+        self._writer: threading.Thread | None = None
+        self._shut = False
+
+    def fileno(self) -> int:
+        """Return the socket's file descriptor, to poll it."""
+        return self._socket.fileno()
+
+    @property
+    def has_message(self) -> bool:
+        """Whether bytes have been read from the socket that :meth:`receive` has not given out."""
+        return self._start < self._end
+
+    def receive(self) -> Message | None:
+        """Wait for the next message and return it; None when the peer has gone.
+
+        File descriptors are taken to belong to the last message that begins in what one system call
+        returned: the kernel ends a read after the bytes that descriptors came with, and senders put
+        such a message into a sendmsg() of its own.
+
+        :raises FramingError: its size cannot be right; nothing can be received any more.
+        """
+        missing = HEADER.size
+        while True:
+            have = self._end - self._start
+            if have >= HEADER.size:
+                ident, command, size, flags, error = HEADER.unpack_from(self._buffer, self._start)
+                if not HEADER.size <= size <= MAX_MESSAGE:
+                    raise FramingError(size, Message(ident, command, flags))
+                if have >= size:
+                    break
+                missing = size - have
+                if self._start + size > len(self._buffer):
+                    self._make_room(size)
+            else:
+                missing = HEADER.size - have
+            if not self._fill(missing):
+                return None
+        payload = bytes(self._view[self._start + HEADER.size : self._start + size])
+        self._start += size
+        if self._fds and self._start == self._end:
+            message = Message(ident, command, flags, payload, error, self._fds, self._fds_lost)
+            self._fds, self._fds_lost = [], False
+        elif self._fds_lost and self._start == self._end:
+            message = Message(ident, command, flags, payload, error, fds_lost=True)
+            self._fds_lost = False
+        else:
+            message = Message(ident, command, flags, payload, error)
+        if self._observer is not None:
+            self._observer("<-", message)
+        return message
+
+    def _make_room(self, size: int) -> None:
+        """Move what is there to the front of a buffer that holds ``size`` bytes."""
+        have = bytes(self._view[self._start : self._end])
+        if size > len(self._buffer):
+            self._buffer = bytearray(size)
+            self._view = memoryview(self._buffer)
+        self._buffer[: len(have)] = have
+        self._start, self._end = 0, len(have)
+
+    def _fill(self, missing: int) -> bool:
+        """Receive at least a byte; False at the end of the stream."""
+        if self._start == self._end:
+            self._start = self._end = 0
+        elif len(self._buffer) - self._end < missing:
+            self._make_room(self._end - self._start + missing)
+        # With descriptors in hand, nothing beyond their message is read: see receive().
+        stop = self._end + missing if self._fds or self._fds_lost else len(self._buffer)
+        try:
+            count, ancillary, flags, _ = self._socket.recvmsg_into(
+                [self._view[self._end : stop]], _ANCILLARY, socket.MSG_CMSG_CLOEXEC
+            )
+        except ConnectionError:
+            return False
+        for level, kind, data in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                fds = array.array("i")
+                fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
+                self._fds += fds
+        # Room for every descriptor is given, so this is our own table of open files being full.
+        if flags & socket.MSG_CTRUNC:
+            self._fds_lost = True
+        self._end += count
+        return count > 0
+
+    def send(self, message: Message) -> None:
+        """Send a message and its file descriptors, which stay the caller's.
+
+        :raises ConnectionError: the peer has gone, or does not read (``never_block``).
+        """
+        if self._observer is not None:
+            self._observer("->", message)
+        data = message.pack()
+        with self._send_lock:
+            if self._shut:
+                raise ConnectionResetError("the connection is closed")
+            if not self._never_block:
+                self._send_all(data, message.fds)
+                return
+            if not self._backlog:
+                sent = self._send_now(data, message.fds)
+                if sent == len(data):
+                    return
+                # The kernel took the descriptors with the first byte.
+                self._put_aside(data[sent:], message.fds if sent == 0 else ())
+            else:
+                self._put_aside(data, message.fds)
+
+    def _send_now(self, data: bytes, fds: Sequence[int]) -> int:
+        """Send what fits into the socket, and return how many bytes that was."""
+        try:
+            if fds:
+                return self._socket.sendmsg([data], _rights(fds), socket.MSG_DONTWAIT)
+            return self._socket.send(data, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return 0
+
+    def _send_all(self, data: bytes, fds: Sequence[int]) -> None:
+        sent = self._socket.sendmsg([data], _rights(fds)) if fds else 0
+        if sent < len(data):
+            self._socket.sendall(memoryview(data)[sent:])
+
+    def _put_aside(self, data: bytes, fds: Sequence[int]) -> None:
+        """Leave a message to the writer thread. The caller holds the lock."""
+        if self._backlog_size + len(data) > MAX_BACKLOG:
+            self._socket.shutdown(socket.SHUT_RDWR)
+            raise ConnectionAbortedError(f"the peer left {self._backlog_size} bytes unread")
+        self._backlog.append((data, [os.dup(fd) for fd in fds]))
+        self._backlog_size += len(data)
+        if self._writer is None:
+            self._writer = threading.Thread(target=self._write_backlog, name="vfio-user writer")
+            self._writer.start()
+
+    def _write_backlog(self) -> None:
+        """Send the backlog, and end when there is none. The only sender while it runs."""
+        while True:
+            with self._send_lock:
+                if not self._backlog:
+                    self._writer = None
+                    return
+                data, fds = self._backlog[0]
+            with contextlib.suppress(OSError):  # the receiving thread sees the end as well
+                self._send_all(data, fds)
+            with self._send_lock:
+                self._backlog.popleft()
+                self._backlog_size -= len(data)
+            for fd in fds:
+                os.close(fd)
+
+    def shutdown(self) -> None:
+        """End the connection: a thread in :meth:`receive` returns None, senders get an error."""
+        self._shut = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """End the connection and release everything. Nothing may be in :meth:`receive` any more."""
+        self.shutdown()
+        if (writer := self._writer) is not None:
+            writer.join()
+        self._socket.close()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()

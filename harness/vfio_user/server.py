@@ -1,0 +1,253 @@
+"""Serving a device to one client: threads, their end, and the transcript.
+
+Two threads at most while a client is there: the server's own, which receives, calls the device and
+answers; and the worker, which runs what the device deferred and is the one that may wait for the
+client. (A third one exists while the client leaves replies unread, see
+:mod:`harness.vfio_user.channel`.)
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import queue
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final, TextIO
+
+from harness.host.deadline import Deadline
+from harness.vfio_user.channel import Channel, Observer
+from harness.vfio_user.device import Device
+from harness.vfio_user.session import Session
+from harness.vfio_user.wire import Message, describe
+
+log = logging.getLogger(__name__)
+
+TRANSCRIPT_HEAD: Final = 100_000
+"""Messages that a transcript file holds from the start of the connection."""
+TRANSCRIPT_TAIL: Final = 20_000
+"""Messages that it holds from the end, when there were more."""
+
+
+class Transcript:
+    """Every message of a connection, decoded: to the logger at DEBUG, and to a file if given.
+
+    The file has the first ``TRANSCRIPT_HEAD`` messages as they happen; of what follows only the
+    last ``TRANSCRIPT_TAIL`` are kept, as they are, and decoded when the connection is closed.
+    """
+
+    def __init__(self, file: TextIO | None):
+        self._file = file
+        self._count = 0
+        self._start = time.monotonic()
+        self._tail: deque[tuple[float, str, Message]] = deque(maxlen=TRANSCRIPT_TAIL)
+        self._lock = threading.Lock()
+
+    def observer(self) -> Observer | None:
+        """Return what a channel is to call, None when nothing listens: then it costs nothing."""
+        return self._observe if self._file or log.isEnabledFor(logging.DEBUG) else None
+
+    def _observe(self, direction: str, message: Message) -> None:
+        log.debug("%s %s", direction, _Described(message))
+        if self._file is None:
+            return
+        now = time.monotonic() - self._start
+        with self._lock:
+            self._count += 1
+            if self._count <= TRANSCRIPT_HEAD:
+                self._file.write(f"{now:12.6f} {direction} {describe(message)}\n")
+            else:
+                self._tail.append((now, direction, message))
+
+    def close(self) -> None:
+        """Write what was kept for the end, and say what is missing."""
+        if self._file is None:
+            return
+        left_out = self._count - TRANSCRIPT_HEAD - len(self._tail)
+        if left_out > 0:
+            self._file.write(f"... {left_out} messages left out ...\n")
+        for now, direction, message in self._tail:
+            self._file.write(f"{now:12.6f} {direction} {describe(message)}\n")
+
+
+class _Described:
+    """A message that is decoded only if a log handler wants its text."""
+
+    def __init__(self, message: Message):
+        self._message = message
+
+    def __str__(self) -> str:
+        return describe(self._message)
+
+
+class DeviceServer:
+    """A device being served. Made by :func:`device_server`, which owns its end."""
+
+    def __init__(
+        self, device: Device, connection: socket.socket, transcript: Transcript, direct_dma: bool
+    ):
+        self._device = device
+        self._connection = connection
+        self._transcript = transcript
+        self._direct_dma = direct_dma
+        self._session: Session | None = None
+        self._finished = threading.Event()
+        self._failure: Exception | None = None
+        self._closing = False
+        self._lock = threading.Lock()
+        self._channel: Channel | None = None
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._worker: threading.Thread | None = None
+        self._thread = threading.Thread(target=self._serve, name="vfio-user server")
+        self._thread.start()
+
+    @property
+    def session(self) -> Session | None:
+        """The client's session, None before there is one. For oracles: its memory, interrupts."""
+        return self._session
+
+    @property
+    def failure(self) -> Exception | None:
+        """The first exception of the device that is its own fault, None when there is none."""
+        return self._failure
+
+    def check(self) -> None:
+        """Raise the device's failure, if there is one. For those who wait for something else.
+
+        :raises Exception: what the device raised, with its traceback.
+        """
+        if self._failure is not None:
+            raise self._failure
+
+    def wait_until_gone(self, deadline: Deadline) -> None:
+        """Wait until the client has disconnected and everything of its is released.
+
+        :raises DeadlineExpired: it is still there.
+        :raises Exception: what the device raised.
+        """
+        if not self._finished.wait(deadline.remaining()):
+            raise deadline.error()
+        self.check()
+
+    def _serve(self) -> None:
+        try:
+            connection = self._accept()
+            if connection is None:
+                return
+            with contextlib.closing(
+                Channel(connection, never_block=True, observer=self._transcript.observer())
+            ) as channel:
+                with self._lock:
+                    self._channel = channel
+                    if self._closing:
+                        return
+                self._session = Session(
+                    channel,
+                    self._device,
+                    direct_dma=self._direct_dma,
+                    defer=self._defer,
+                    failed=self._fail,
+                )
+                self._session.run()
+        except Exception as error:
+            self._fail(error)
+        finally:
+            self._work.put(None)
+            self._finished.set()
+
+    def _accept(self) -> socket.socket | None:
+        """Return the connection to serve, the first one of a listening socket; None if closing."""
+        if not self._connection.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+            return self._connection
+        try:
+            connection, _ = self._connection.accept()
+        except OSError:
+            if not self._closing:
+                raise
+            return None
+        self._connection.close()  # one server, one client: the next one is refused at once
+        return connection
+
+    def _defer(self, work: Callable[[], None]) -> None:
+        self._work.put(work)
+        with self._lock:
+            if self._worker is None:
+                self._worker = threading.Thread(target=self._run_work, name="vfio-user worker")
+                self._worker.start()
+
+    def _run_work(self) -> None:
+        while (work := self._work.get()) is not None and not self._is_over():
+            try:
+                work()
+            except Exception as error:
+                if isinstance(error, ConnectionError) and self._is_over():
+                    log.info("deferred work was cut off: %s", error)
+                else:
+                    self._fail(error)
+
+    def _is_over(self) -> bool:
+        return self._closing or self._finished.is_set()
+
+    def _fail(self, error: Exception) -> None:
+        log.error("the device failed", exc_info=error)
+        with self._lock:
+            if self._failure is None:
+                self._failure = error
+
+    def close(self) -> None:
+        """Cut the client off, and end both threads. Work that has not begun is dropped."""
+        with self._lock:
+            self._closing = True
+            channel = self._channel
+        if channel is not None:
+            channel.shutdown()
+        else:
+            with contextlib.suppress(OSError):
+                self._connection.shutdown(socket.SHUT_RDWR)  # wakes accept()
+        self._thread.join()
+        if self._worker is not None:
+            self._worker.join()
+        self._connection.close()
+
+
+@contextlib.contextmanager
+def device_server(
+    device: Device,
+    connection: socket.socket,
+    *,
+    direct_dma: bool = True,
+    transcript: Path | None = None,
+) -> Iterator[DeviceServer]:
+    """Hold a server of ``device`` for one client, and raise at exit what the device raised.
+
+    When the body ends with an error of its own and the device had failed before, the device's
+    failure is raised with the body's as context: it is the reason more often than not.
+
+    :param connection: one end of a socket pair, an accepted connection, or a listening socket,
+        whose first client is served. It is closed at exit at the latest. The device keeps its
+        state, and can be served again over another connection.
+    :param direct_dma: access client memory in place where the client passes file descriptors. False
+        makes every access a message: for guests whose memory is mapped privately.
+    :param transcript: file for the decoded messages; it is replaced.
+    :raises Exception: what the device raised.
+    """
+    with contextlib.ExitStack() as stack:
+        stack.callback(connection.close)
+        # Line-buffered: what was said is there when the harness is killed.
+        file = stack.enter_context(transcript.open("w", buffering=1)) if transcript else None
+        messages = Transcript(file)
+        stack.callback(messages.close)
+        server = DeviceServer(device, connection, messages, direct_dma)
+        stack.callback(server.close)
+        try:
+            yield server
+        except Exception:
+            stack.close()
+            server.check()
+            raise
+        stack.close()
+        server.check()
