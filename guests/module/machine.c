@@ -1,0 +1,152 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * Every interrupt of the machine: its domain hierarchy, the message that the
+ * hierarchy composes and the vector that it ends in. Read-only.
+ */
+
+#include <linux/irq.h>
+#include <linux/irqdomain.h>
+#include <linux/irqnr.h>
+#include <linux/slab.h>
+#include <linux/uaccess.h>
+#include <asm/hw_irq.h>
+#include <asm/irqdomain.h>
+
+#include "imstest.h"
+
+/**
+ * imstest_compose() - the message that an interrupt's hierarchy composes now
+ * @irqd:	where to start; the first chip that composes decides, as for the core
+ * @msg:	the message, zero on error
+ *
+ * The callback returns nothing. A message without an address is its failure.
+ *
+ * Return: 0, -ENXIO when no chip composes, -EIO when the chip left the message empty.
+ */
+int imstest_compose(struct irq_data *irqd, struct msi_msg *msg)
+{
+	memset(msg, 0, sizeof(*msg));
+
+	for (; irqd; irqd = irqd->parent_data) {
+		if (!irqd->chip || !irqd->chip->irq_compose_msi_msg)
+			continue;
+		/* Chips keep per-interrupt state here, and none before they have allocated. */
+		if (!irqd->chip_data && irqd->parent_data)
+			return -ENXIO;
+		irqd->chip->irq_compose_msi_msg(irqd, msg);
+		return msg->address_lo ? 0 : -EIO;
+	}
+	return -ENXIO;
+}
+
+/**
+ * imstest_effective_cpu() - the CPU that an interrupt goes to
+ * @irqd:	any level of the interrupt
+ *
+ * Return: the CPU, or -1 while the interrupt has none.
+ */
+int imstest_effective_cpu(struct irq_data *irqd)
+{
+	unsigned int cpu = cpumask_first(irq_data_get_effective_affinity_mask(irqd));
+
+	return cpu < nr_cpu_ids ? (int)cpu : -1;
+}
+
+/**
+ * imstest_vector() - vector and destination of an interrupt
+ * @irqd:	any level of the interrupt
+ *
+ * Return: the CPU's side, NULL when the hierarchy does not end in the vector domain.
+ */
+const struct irq_cfg *imstest_vector(struct irq_data *irqd)
+{
+	while (irqd->parent_data)
+		irqd = irqd->parent_data;
+	return irqd->domain == x86_vector_domain ? irqd_cfg(irqd) : NULL;
+}
+
+static void imstest_describe_irq(struct imstest_irq *irq, unsigned int virq, struct irq_data *irqd)
+{
+	const struct irq_cfg *cfg = imstest_vector(irqd);
+	struct irq_data *level;
+	struct msi_msg msg;
+
+	memset(irq, 0, sizeof(*irq));
+	irq->virq = virq;
+	irq->cpu = imstest_effective_cpu(irqd);
+	if (irqd_is_activated(irqd))
+		irq->flags |= IMSTEST_IRQ_ACTIVATED;
+	if (irqd_is_started(irqd))
+		irq->flags |= IMSTEST_IRQ_STARTED;
+	if (irqd_irq_masked(irqd))
+		irq->flags |= IMSTEST_IRQ_MASKED;
+	if (irqd_is_level_type(irqd))
+		irq->flags |= IMSTEST_IRQ_LEVEL;
+	if (cfg) {
+		irq->flags |= IMSTEST_IRQ_HAS_VECTOR;
+		irq->vector = cfg->vector;
+		irq->destination = cfg->dest_apicid;
+	}
+	if (!imstest_compose(irqd, &msg)) {
+		irq->flags |= IMSTEST_IRQ_HAS_MESSAGE;
+		irq->message_address = (u64)msg.address_hi << 32 | msg.address_lo;
+		irq->message_data = msg.data;
+	}
+
+	for (level = irqd; level; level = level->parent_data) {
+		struct imstest_level *to;
+
+		if (irq->depth >= IMSTEST_LEVELS) {
+			irq->depth++;
+			continue;
+		}
+		to = &irq->levels[irq->depth++];
+		if (level->domain && level->domain->name)
+			strscpy(to->domain, level->domain->name, sizeof(to->domain));
+		if (level->chip && level->chip->name)
+			strscpy(to->chip, level->chip->name, sizeof(to->chip));
+		to->hwirq = level->hwirq;
+	}
+}
+
+/**
+ * imstest_machine_irqs() - describe a slice of the machine's interrupts
+ * @irqs:	the slice, see struct imstest_irqs
+ *
+ * Interrupts of other drivers may come and go meanwhile. The core exports no
+ * lock against that: the caller sees to it that the machine is quiet.
+ *
+ * Return: 0, -EFAULT for a bad pointer, -ENOMEM.
+ */
+int imstest_machine_irqs(struct imstest_irqs *irqs)
+{
+	struct imstest_irq __user *to = u64_to_user_ptr(irqs->irqs);
+	struct imstest_irq *irq;
+	unsigned int virq, count = 0;
+	int ret = 0;
+
+	irq = kmalloc(sizeof(*irq), GFP_KERNEL);
+	if (!irq)
+		return -ENOMEM;
+
+	for_each_irq_nr(virq) {
+		struct irq_data *irqd;
+
+		if (virq < irqs->first || count >= irqs->count)
+			continue;
+		irqs->first = virq + 1;
+		irqd = irq_get_irq_data(virq);
+		if (!irqd)
+			continue;
+		imstest_describe_irq(irq, virq, irqd);
+		if (copy_to_user(&to[count], irq, sizeof(*irq))) {
+			ret = -EFAULT;
+			break;
+		}
+		count++;
+	}
+
+	irqs->count = count;
+	kfree(irq);
+	return ret;
+}

@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The work queue: descriptors in a ring, a doorbell, completion records. A
+ * descriptor names the interrupt that the device raises when it is done.
+ */
+
+#include <linux/dma-mapping.h>
+#include <linux/iopoll.h>
+#include <linux/pci.h>
+
+#include "imstest.h"
+
+#define RING_BYTES	(IMSTEST_WQ_ENTRIES * sizeof(struct imstest_work_descriptor))
+#define RECORDS_BYTES	(IMSTEST_WQ_ENTRIES * sizeof(struct imstest_completion_record))
+
+/* Longer than any emulated device takes; a user who wants less says so. */
+#define TIMEOUT_MAX_MS	60000
+
+static_assert(sizeof(struct imstest_work_descriptor) == 32);
+static_assert(sizeof(struct imstest_completion_record) == 16);
+
+/**
+ * imstest_work_queue_init() - allocate and start the work queue
+ * @function:	the function, its control BAR mapped and bus mastering on
+ *
+ * Return: 0, -ENOMEM, -EIO when the device refuses the ring.
+ */
+int imstest_work_queue_init(struct imstest_function *function)
+{
+	struct imstest_work_queue *queue = &function->queue;
+	struct device *dev = &function->pdev->dev;
+
+	queue->ring = dma_alloc_coherent(dev, RING_BYTES, &queue->ring_dma, GFP_KERNEL);
+	if (!queue->ring)
+		return -ENOMEM;
+
+	queue->records = dma_alloc_coherent(dev, RECORDS_BYTES, &queue->records_dma, GFP_KERNEL);
+	if (!queue->records)
+		return -ENOMEM;
+
+	return imstest_work_queue_start(function);
+}
+
+/**
+ * imstest_work_queue_exit() - undo imstest_work_queue_init(), however far it came
+ * @function:	the function
+ */
+void imstest_work_queue_exit(struct imstest_function *function)
+{
+	struct imstest_work_queue *queue = &function->queue;
+	struct device *dev = &function->pdev->dev;
+
+	imstest_write(function, IMSTEST_CONTROL, 0);
+	/* The device stops before its memory goes. */
+	imstest_read(function, IMSTEST_STATUS);
+
+	if (queue->records)
+		dma_free_coherent(dev, RECORDS_BYTES, queue->records, queue->records_dma);
+	queue->records = NULL;
+	if (queue->ring)
+		dma_free_coherent(dev, RING_BYTES, queue->ring, queue->ring_dma);
+	queue->ring = NULL;
+}
+
+/**
+ * imstest_work_queue_start() - hand the ring to the device, after a reset or an error too
+ * @function:	the function
+ *
+ * Return: 0, -EIO when the device does not take it.
+ */
+int imstest_work_queue_start(struct imstest_function *function)
+{
+	struct imstest_work_queue *queue = &function->queue;
+
+	/* Size and base are writable while it is disabled. */
+	imstest_write(function, IMSTEST_CONTROL, 0);
+	imstest_write(function, IMSTEST_WQ_SIZE, IMSTEST_WQ_ENTRIES);
+	imstest_write(function, IMSTEST_WQ_BASE_LO, lower_32_bits(queue->ring_dma));
+	imstest_write(function, IMSTEST_WQ_BASE_HI, upper_32_bits(queue->ring_dma));
+	imstest_write(function, IMSTEST_CONTROL, IMSTEST_CONTROL_WQ_ENABLE);
+	queue->tail = imstest_read(function, IMSTEST_WQ_HEAD);
+
+	if (imstest_read(function, IMSTEST_STATUS) & IMSTEST_STATUS_WQ_ACTIVE)
+		return 0;
+	pci_err(function->pdev, "the device refuses the work queue, status %#x\n",
+		imstest_read(function, IMSTEST_STATUS));
+	return -EIO;
+}
+
+/**
+ * imstest_fire() - submit one descriptor and wait for its completion record
+ * @function:	the function
+ * @fire:	store, index and bound of the wait; the rest is written
+ *
+ * The store and index go to the device unchecked: how it refuses them is a
+ * result.
+ *
+ * Return: 0 when the device has written the record, whatever its status;
+ * -EINVAL for a store that a descriptor cannot hold or a time-out above a
+ * minute, -ETIMEDOUT.
+ */
+int imstest_fire(struct imstest_function *function, struct imstest_fire *fire)
+{
+	struct imstest_work_queue *queue = &function->queue;
+	u32 slot = queue->tail % IMSTEST_WQ_ENTRIES;
+	struct imstest_completion_record *record = &queue->records[slot];
+	dma_addr_t record_dma = queue->records_dma + slot * sizeof(*record);
+	u32 status;
+	int ret;
+
+	if (fire->store > U16_MAX || fire->timeout_ms > TIMEOUT_MAX_MS)
+		return -EINVAL;
+
+	memset(record, 0, sizeof(*record));
+	queue->ring[slot] = (struct imstest_work_descriptor) {
+		.opcode		= IMSTEST_OPCODE_INTERRUPT,
+		.store		= cpu_to_le16(fire->store),
+		.index		= cpu_to_le32(fire->index),
+		.cookie		= cpu_to_le64(queue->tail),
+		.completion	= cpu_to_le64(record_dma),
+	};
+
+	/* The descriptor and the cleared record are in memory before the doorbell. */
+	dma_wmb();
+	imstest_write(function, IMSTEST_WQ_TAIL, ++queue->tail);
+
+	ret = read_poll_timeout(READ_ONCE, status, status != cpu_to_le32(IMSTEST_COMPLETION_PENDING),
+				10, fire->timeout_ms * USEC_PER_MSEC, false, record->status);
+	/* The device writes the status last. */
+	dma_rmb();
+	fire->status = le32_to_cpu(record->status);
+	fire->sequence = le32_to_cpu(record->sequence);
+	fire->device = imstest_read(function, IMSTEST_STATUS);
+	return ret;
+}
