@@ -230,8 +230,8 @@ class TestFunction:
         """The interrupt indices by VFIO index: MSI and MSI-X."""
         eventfd = IrqInfoFlags.EVENTFD
         irqs = [IrqIndex(0, IrqInfoFlags(0))] * len(IrqIndexNumber)
-        # The kernel's VFIO resizes MSI-X alone, since Linux kernel commit 6c8017c6a58d
-        # ("vfio/pci: Clear VFIO_IRQ_INFO_NORESIZE for MSI-X") (in v6.5).
+        # As the kernel's VFIO does: MSI never grows, MSI-X does since v6.5 ("vfio/pci: Clear
+        # VFIO_IRQ_INFO_NORESIZE for MSI-X").
         irqs[IrqIndexNumber.MSI] = IrqIndex(self.spec.msi_vectors, eventfd | IrqInfoFlags.NORESIZE)
         irqs[IrqIndexNumber.MSIX] = IrqIndex(
             self.spec.msix_vectors,

@@ -1,0 +1,198 @@
+"""The ledger: each thing that can go wrong with an interrupt has its own name."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from harness.devices.ledger import Event, FindingKind, Ledger, Outcome
+from harness.errors import CheckFailed
+from harness.host.deadline import Deadline
+from harness.spec.ims import Store
+
+
+@pytest.fixture
+def ledger() -> Ledger:
+    return Ledger()
+
+
+def sent(ledger: Ledger, index: int = 0, store: Store = Store.IMS) -> Event:
+    event = ledger.open(store, index)
+    assert ledger.settle(event, Outcome.SENT)
+    return event
+
+
+def soon() -> Deadline:
+    return Deadline(0.01, "the answer")
+
+
+def kinds(ledger: Ledger) -> list[FindingKind]:
+    return [finding.kind for finding in ledger.findings()]
+
+
+def test_an_answered_event_carries_the_cpu_and_leaves_the_device_quiet(ledger: Ledger) -> None:
+    event = sent(ledger)
+    assert ledger.answer(Store.IMS, 0, event.sequence, 3) is event
+    assert (event.answered, event.cpu) == (True, 3)
+    ledger.wait_answered(event, soon())
+    ledger.assert_quiet()
+
+
+def test_numbers_begin_at_one_and_are_never_given_twice(ledger: Ledger) -> None:
+    assert [sent(ledger, index).sequence for index in (0, 1, 0)] == [1, 2, 3]
+
+
+def test_a_slot_shows_the_oldest_unanswered_event(ledger: Ledger) -> None:
+    first, second = sent(ledger), sent(ledger)
+    assert ledger.oldest(Store.IMS, 0) == first.sequence
+    ledger.answer(Store.IMS, 0, first.sequence, 0)
+    assert ledger.oldest(Store.IMS, 0) == second.sequence
+    ledger.answer(Store.IMS, 0, second.sequence, 0)
+    assert ledger.oldest(Store.IMS, 0) == 0
+
+
+def test_a_slot_does_not_show_another_interrupt(ledger: Ledger) -> None:
+    sent(ledger, 1)
+    assert ledger.oldest(Store.IMS, 0) == 0
+    assert ledger.oldest(Store.MSIX, 1) == 0
+
+
+@pytest.mark.parametrize("outcome", [Outcome.PENDING, Outcome.BLOCKED, Outcome.DISABLED])
+def test_a_slot_shows_nothing_that_was_not_sent(ledger: Ledger, outcome: Outcome) -> None:
+    ledger.settle(ledger.open(Store.IMS, 0), outcome)
+    assert ledger.oldest(Store.IMS, 0) == 0
+    assert ledger.unanswered == 0
+
+
+def test_a_message_refused_late_leaves_the_slot(ledger: Ledger) -> None:
+    event = sent(ledger)
+    assert ledger.unanswered == 1
+    ledger.settle(event, Outcome.BLOCKED, "no entry")
+    assert ledger.oldest(Store.IMS, 0) == 0
+    assert ledger.unanswered == 0
+
+
+def test_an_unanswered_event_is_named_as_lost(ledger: Ledger) -> None:
+    answered, lost = sent(ledger, 4), sent(ledger, 5)
+    ledger.answer(Store.IMS, 4, answered.sequence, 0)
+    with pytest.raises(CheckFailed, match="1 interrupts not answered") as caught:
+        ledger.wait_answered([answered, lost], soon())
+    assert "event 2 on IMS 5" in str(caught.value)
+    assert "IMS 4" not in str(caught.value)
+    assert kinds(ledger) == [FindingKind.LOST]
+
+
+def test_waiting_for_a_blocked_event_fails_at_once_and_says_why(ledger: Ledger) -> None:
+    event = ledger.open(Store.IMS, 5)
+    ledger.settle(event, Outcome.BLOCKED, "wrong source id")
+    with pytest.raises(CheckFailed, match="wrong source id"):
+        ledger.wait_answered(event, Deadline(60, "the answer"))
+    assert not ledger.findings()
+
+
+def test_a_wait_ends_with_the_answer_and_not_with_the_deadline(ledger: Ledger) -> None:
+    event = sent(ledger)
+    timer = threading.Timer(0.05, ledger.answer, (Store.IMS, 0, event.sequence, 1))
+    timer.start()
+    ledger.wait_answered(event, Deadline(60, "the answer"))
+    timer.join()
+    assert event.cpu == 1
+
+
+def test_the_same_answer_twice_is_doubled(ledger: Ledger) -> None:
+    event = sent(ledger)
+    ledger.answer(Store.IMS, 0, event.sequence, 0)
+    assert ledger.answer(Store.IMS, 0, event.sequence, 2) is None
+    assert kinds(ledger) == [FindingKind.DOUBLED]
+    assert event.cpu == 0
+
+
+def test_a_handler_that_found_nothing_is_doubled(ledger: Ledger) -> None:
+    assert ledger.answer(Store.MSIX, 3, 0, 1) is None
+    assert kinds(ledger) == [FindingKind.DOUBLED]
+    assert "MSIX 3 (CPU 1)" in ledger.findings()[0].text
+
+
+@pytest.mark.parametrize(("store", "index"), [(Store.IMS, 6), (Store.MSIX, 5)])
+def test_an_answer_on_another_slot_is_misdirected_and_ends_nothing(
+    ledger: Ledger, store: Store, index: int
+) -> None:
+    event = sent(ledger, 5)
+    assert ledger.answer(store, index, event.sequence, 0) is None
+    assert kinds(ledger) == [FindingKind.MISDIRECTED]
+    assert not event.answered
+    assert ledger.oldest(Store.IMS, 5) == event.sequence
+
+
+def test_an_answer_to_a_number_never_given_is_a_stray(ledger: Ledger) -> None:
+    ledger.answer(Store.IMS, 0, 99, 0)
+    assert kinds(ledger) == [FindingKind.STRAY]
+
+
+def test_an_answer_to_a_pending_event_is_a_stray(ledger: Ledger) -> None:
+    event = ledger.open(Store.IMS, 0)
+    ledger.settle(event, Outcome.PENDING)
+    ledger.answer(Store.IMS, 0, event.sequence, 0)
+    assert kinds(ledger) == [FindingKind.STRAY]
+
+
+def test_an_answer_to_a_blocked_event_is_a_stray(ledger: Ledger) -> None:
+    event = sent(ledger)
+    ledger.settle(event, Outcome.BLOCKED, "refused")
+    ledger.answer(Store.IMS, 0, event.sequence, 0)
+    assert kinds(ledger) == [FindingKind.STRAY]
+
+
+def test_a_refusal_after_the_answer_is_a_stray(ledger: Ledger) -> None:
+    event = sent(ledger)
+    ledger.answer(Store.IMS, 0, event.sequence, 0)
+    assert not ledger.settle(event, Outcome.BLOCKED, "refused")
+    assert kinds(ledger) == [FindingKind.STRAY]
+    assert event.outcome is Outcome.SENT
+
+
+def test_quiet_names_what_is_outstanding(ledger: Ledger) -> None:
+    sent(ledger, 8)
+    ledger.settle(ledger.open(Store.MSI, 2), Outcome.PENDING)
+    with pytest.raises(CheckFailed) as caught:
+        ledger.assert_quiet()
+    assert "event 1 on IMS 8, sent" in str(caught.value)
+    assert "event 2 on MSI 2, pending" in str(caught.value)
+
+
+def test_quiet_names_each_finding_since_the_mark_only(ledger: Ledger) -> None:
+    ledger.answer(Store.IMS, 1, 0, 0)
+    mark = ledger.mark()
+    ledger.assert_quiet(since=mark)
+    ledger.answer(Store.IMS, 2, 0, 0)
+    with pytest.raises(CheckFailed, match="1 points") as caught:
+        ledger.assert_quiet(since=mark)
+    assert "IMS 2" in str(caught.value)
+
+
+def test_dropping_everything_ends_what_lives_and_returns_it(ledger: Ledger) -> None:
+    pending = ledger.open(Store.IMS, 0)
+    ledger.settle(pending, Outcome.PENDING)
+    out = sent(ledger, 1)
+    assert ledger.drop_all("reset") == [pending, out]
+    ledger.assert_quiet()
+    assert ledger.pending(Store.IMS, 0) is None
+    assert ledger.oldest(Store.IMS, 1) == 0
+    assert not ledger.settle(out, Outcome.BLOCKED, "too late")
+    assert out.outcome is Outcome.DROPPED
+
+
+def test_an_event_that_has_ended_cannot_be_sent(ledger: Ledger) -> None:
+    event = ledger.open(Store.IMS, 0)
+    ledger.settle(event, Outcome.DISABLED)
+    with pytest.raises(ValueError, match="cannot become sent"):
+        ledger.settle(event, Outcome.SENT)
+
+
+def test_every_outcome_is_counted(ledger: Ledger) -> None:
+    event = sent(ledger)
+    ledger.answer(Store.IMS, 0, event.sequence, 0)
+    ledger.settle(ledger.open(Store.IMS, 0), Outcome.BLOCKED)
+    counts = ledger.counts()
+    assert (counts["raised"], counts["sent"], counts["blocked"], counts["answered"]) == (2, 1, 1, 1)
