@@ -1,0 +1,58 @@
+# Ref: RFC 8709 (Ed25519 in SSH); dropbear src/ed25519.c, buf_put_ed25519_priv_key
+"""The keys of one machine, made for it and gone with it.
+
+The guest gets its host key and the one client key that may log in with the archive that is unpacked
+over its image; the client pins the host key. So neither side asks, trusts or remembers anything.
+"""
+
+from __future__ import annotations
+
+import base64
+import struct
+from dataclasses import dataclass
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from harness.host.cpio import Entry
+
+ALGORITHM = b"ssh-ed25519"
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Host key and client key of one machine, both Ed25519, in memory only."""
+
+    host: Ed25519PrivateKey
+    client: Ed25519PrivateKey
+
+    @property
+    def host_blob(self) -> bytes:
+        """The public host key as it travels in SSH."""
+        return _public_blob(self.host)
+
+    def overlay(self) -> tuple[Entry, ...]:
+        """Return the files that the guest needs, for the archive behind its image."""
+        line = b"%s %s imsh\n" % (ALGORITHM, base64.b64encode(_public_blob(self.client)))
+        return (
+            Entry.file("etc/imsh/host_key", _dropbear_private(self.host), 0o600),
+            Entry.file("root/.ssh/authorized_keys", line, 0o600),
+        )
+
+
+def make_identity() -> Identity:
+    """Return new keys."""
+    return Identity(Ed25519PrivateKey.generate(), Ed25519PrivateKey.generate())
+
+
+def _string(data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + data
+
+
+def _public_blob(key: Ed25519PrivateKey) -> bytes:
+    return _string(ALGORITHM) + _string(key.public_key().public_bytes_raw())
+
+
+def _dropbear_private(key: Ed25519PrivateKey) -> bytes:
+    # Dropbear keeps the private half (the seed) and the public half in one string.
+    halves = key.private_bytes_raw() + key.public_key().public_bytes_raw()
+    return _string(ALGORITHM) + _string(halves)

@@ -1,0 +1,252 @@
+# Ref: QEMU docs/system/invocation, docs/system/devices/vfio-user.rst; hw/i386/intel_iommu.c
+"""From a typed machine to QEMU's arguments. Pure: nothing is opened or started here."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from harness.errors import ConfigError
+
+Json = Mapping[str, object]
+
+MIN_MEMORY_MIB: Final = 128
+"""Less does not hold a stock kernel and its initramfs."""
+
+GUEST_ADDRESS: Final = "10.0.2.15"
+"""Address of the guest in QEMU's user network; images/rootfs/init sets the same."""
+
+SSH_PORT: Final = 22
+
+BASE_KERNEL_ARGUMENTS: Final = (
+    "console=ttyS0",
+    # Stay where it happened: memory, interrupt tables and registers can still be read.
+    "panic=0",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Iommu:
+    """The virtual Intel IOMMU of a machine."""
+
+    interrupt_remapping: bool = True
+    """Offer interrupt remapping (QEMU's intremap)."""
+    caching_mode: bool = False
+    """Report CAP.CM, which bare metal never does: guests take it as a sign of a hypervisor."""
+    dma_translation: bool = False
+    """Offer DMA translation. QEMU then insists on caching mode for an assigned device."""
+    x2apic: bool = True
+    """Extended interrupt mode (ECAP.EIM): 32-bit APIC ids, so that guests go to x2APIC mode."""
+
+    def __post_init__(self) -> None:
+        if self.dma_translation and not self.caching_mode:
+            raise ConfigError(
+                "iommu: dma_translation needs caching_mode",
+                hint="QEMU ends at once when a device is assigned without it (vtd_iommu_replay)",
+            )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MachineSpec:
+    """A virtual platform, as a file in guests/machines/ describes it."""
+
+    name: str
+    """Short name: what --machine takes, and a part of file names."""
+    description: str
+    """One line on what this platform stands for."""
+    memory: int = 256
+    """Guest memory in MiB."""
+    cpus: int = 2
+    """Number of virtual CPUs, each a core of its own."""
+    iommu: Iommu | None = None
+    """The IOMMU, or none at all."""
+    accelerator: Literal["tcg", "kvm"] = "tcg"
+    """What runs the guest's instructions. Software emulation runs on every host."""
+    root_ports: int = 1
+    """PCI Express root ports that devices under test are plugged into: port0, port1, ..."""
+    kernel_arguments: tuple[str, ...] = ()
+    """Words added to the guest kernel's command line."""
+
+    def __post_init__(self) -> None:
+        if self.memory < MIN_MEMORY_MIB:
+            raise ConfigError(f"memory: {self.memory} MiB is less than {MIN_MEMORY_MIB} MiB")
+        if not 1 <= self.cpus <= 255:
+            raise ConfigError(f"cpus: {self.cpus} is not in 1..255")
+        if not 0 <= self.root_ports <= 16:
+            raise ConfigError(f"root_ports: {self.root_ports} is not in 0..16")
+
+    @property
+    def remaps_interrupts(self) -> bool:
+        """Whether the guest finds an interrupt-remapping unit."""
+        return self.iommu is not None and self.iommu.interrupt_remapping
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wiring:
+    """What connects one QEMU process to its harness: files and inherited descriptors.
+
+    Everything but the kernel may be left out; then the arguments are those of a machine that a
+    human starts by hand, with console and monitor on the terminal.
+    """
+
+    kernel: str
+    initrd: str | None = None
+    kernel_arguments: tuple[str, ...] = ()
+    memory: str | None = None
+    """File behind guest memory."""
+    private_memory: bool = False
+    """Map that file copy-on-write, and leave it as it is."""
+    qmp_fd: int | None = None
+    console_fd: int | None = None
+    console_log: Path | None = None
+    trace_log: Path | None = None
+    devices: tuple[Json, ...] = ()
+    incoming: bool = False
+    """Start with the CPUs stopped, waiting for a saved state (migrate-incoming)."""
+
+
+Option = tuple[str, ...]
+
+
+def options(spec: MachineSpec, wiring: Wiring) -> list[Option]:
+    """Return QEMU's options, each with its value."""
+    return [
+        ("-no-user-config",),
+        ("-nodefaults",),
+        # A guest that resets or powers off stays to be looked at; the harness quits QEMU.
+        ("-action", "reboot=shutdown,shutdown=pause,panic=pause"),
+        *_platform(spec, wiring),
+        *_terminals(wiring),
+        *_network(),
+        *_ports(spec),
+        *(("-device", _compact(device)) for device in wiring.devices),
+        ("-kernel", wiring.kernel),
+        *([("-initrd", wiring.initrd)] if wiring.initrd else []),
+        ("-append", " ".join(kernel_command_line(spec, wiring.kernel_arguments))),
+        *([("-incoming", "defer")] if wiring.incoming else []),
+    ]
+
+
+def kernel_command_line(spec: MachineSpec, extra: Sequence[str] = ()) -> tuple[str, ...]:
+    """Return the words of the guest kernel's command line; later ones win."""
+    return (*BASE_KERNEL_ARGUMENTS, *spec.kernel_arguments, *extra)
+
+
+def argv(qemu: Sequence[str], opts: Sequence[Option]) -> list[str]:
+    """Return the arguments that start QEMU; ``qemu`` is its path, or a loader in front of it."""
+    return [*qemu, *(word for option in opts for word in option)]
+
+
+def printable(qemu: Sequence[str], opts: Sequence[Option]) -> str:
+    """Return the same to paste into a shell: an option and its value on each line."""
+    return " \\\n    ".join(shlex.join(words) for words in (qemu, *opts))
+
+
+def vfio_user_device(identifier: str, socket_path: str, *, port: str = "port0") -> Json:
+    """Return the client of a vfio-user server, for ``-device`` or ``device_add``.
+
+    QEMU takes UNIX sockets by path only (hw/vfio-user/pci.c, vfio_user_pci_set_socket).
+    """
+    return {
+        "driver": "vfio-user-pci",
+        "id": identifier,
+        "bus": port,
+        "socket": {"type": "unix", "path": socket_path},
+    }
+
+
+def _compact(value: Json) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _platform(spec: MachineSpec, wiring: Wiring) -> list[Option]:
+    # The firmware leaves the SATA controller doing DMA, which every guest would log as a fault.
+    machine = ["q35", "sata=off", "smbus=off"]
+    if spec.accelerator == "kvm":
+        # Remapping needs the IO/APIC in user space: the kernel's own does not know the IOMMU.
+        machine.append("kernel-irqchip=split")
+        accelerator, cpu = "kvm", "host"
+    else:
+        accelerator, cpu = "tcg,thread=multi", "max"
+    result: list[Option] = []
+    if wiring.memory:
+        machine.append("memory-backend=ram")
+        backend: Json = {
+            "qom-type": "memory-backend-file",
+            "id": "ram",
+            "size": spec.memory << 20,
+            "mem-path": wiring.memory,
+            "share": not wiring.private_memory,
+        }
+        result.append(("-object", _compact(backend)))
+    result += [
+        ("-machine", ",".join(machine)),
+        ("-accel", accelerator),
+        ("-cpu", cpu),
+        ("-smp", f"{spec.cpus},sockets=1,cores={spec.cpus},threads=1"),
+        ("-m", f"{spec.memory}M"),
+    ]
+    if iommu := spec.iommu:
+        device: Json = {
+            "driver": "intel-iommu",
+            "intremap": _on_off(iommu.interrupt_remapping),
+            "eim": _on_off(iommu.interrupt_remapping and iommu.x2apic),
+            "caching-mode": iommu.caching_mode,
+            "dma-translation": iommu.dma_translation,
+        }
+        # Ahead of every other device: they look it up when they are made.
+        result.append(("-device", _compact(device)))
+    return result
+
+
+def _on_off(value: bool) -> str:
+    return "on" if value else "off"
+
+
+def _terminals(wiring: Wiring) -> list[Option]:
+    result: list[Option] = [("-display", "none")]
+    if wiring.qmp_fd is not None:
+        result += [
+            ("-chardev", f"socket,id=qmp,fd={wiring.qmp_fd}"),
+            ("-qmp", "chardev:qmp"),
+        ]
+    if wiring.console_fd is not None:
+        log = f",logfile={_escaped(wiring.console_log)}" if wiring.console_log else ""
+        result += [
+            ("-chardev", f"socket,id=console,fd={wiring.console_fd}{log}"),
+            ("-serial", "chardev:console"),
+        ]
+    else:
+        result.append(("-serial", "mon:stdio"))
+    if wiring.trace_log:
+        result.append(("-D", str(wiring.trace_log)))
+    return result
+
+
+def _escaped(path: Path) -> str:
+    # In QEMU's comma strings a comma is written twice.
+    return str(path).replace(",", ",,")
+
+
+def _network() -> list[Option]:
+    # Port 0: the host's kernel chooses a free one, and the monitor tells which (info usernet).
+    netdev: Json = {
+        "type": "user",
+        "id": "net0",
+        "restrict": True,
+        "hostfwd": [{"str": f"tcp:127.0.0.1:0-{GUEST_ADDRESS}:{SSH_PORT}"}],
+    }
+    # No boot ROM: the firmware would load and run it.
+    nic: Json = {"driver": "virtio-net-pci", "id": "nic0", "netdev": "net0", "romfile": ""}
+    return [("-netdev", _compact(netdev)), ("-device", _compact(nic))]
+
+
+def _ports(spec: MachineSpec) -> list[Option]:
+    return [
+        ("-device", _compact({"driver": "pcie-root-port", "id": f"port{n}", "chassis": n + 1}))
+        for n in range(spec.root_ports)
+    ]

@@ -1,0 +1,104 @@
+# Ref: QEMU system/trace-events (memory_region_ops_read, memory_region_ops_write)
+"""Counting guest accesses that end inside QEMU.
+
+The guest's accesses to an MSI-X table are trapped by QEMU and never reach the device's server.
+QEMU's own trace events see them: they are switched on while something is measured, and their log
+is read back.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harness.qemu.qmp import QmpSession
+
+EVENTS: Final = ("memory_region_ops_read", "memory_region_ops_write")
+
+MSIX_TABLE: Final = "msix-table"
+"""QEMU's name of the region in which it emulates a function's MSI-X table (hw/pci/msix.c)."""
+
+_LINE: Final = re.compile(
+    r"memory_region_ops_(?P<what>read|write) cpu (?P<cpu>-?\d+) mr (?P<region>\S+) "
+    r"addr (?P<address>0x[0-9a-f]+) value (?P<value>0x[0-9a-f]+) size (?P<size>\d+) "
+    r"name '(?P<name>.*)'"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """One access to an emulated region. ``address`` is what QEMU logs: guest physical, absolute."""
+
+    write: bool
+    cpu: int
+    """The virtual CPU, -1 when it was none."""
+    address: int
+    value: int
+    size: int
+    region: str
+    """The region's name, e.g. "msix-table"."""
+
+
+def parse(text: str) -> list[Access]:
+    """Return the accesses in a QEMU log, in order; other lines are skipped."""
+    return [
+        Access(
+            write=match["what"] == "write",
+            cpu=int(match["cpu"]),
+            address=int(match["address"], 16),
+            value=int(match["value"], 16),
+            size=int(match["size"]),
+            region=match["name"],
+        )
+        for match in _LINE.finditer(text)
+    ]
+
+
+class TrappedAccesses:
+    """The accesses of one measurement. ``accesses`` is filled when it ends."""
+
+    def __init__(self) -> None:
+        self.accesses: list[Access] = []
+
+    def of(self, region: str) -> list[Access]:
+        """Return the accesses to the regions of this name, in order."""
+        return [access for access in self.accesses if access.region == region]
+
+    def count(self, region: str) -> int:
+        """Return how many accesses went to the regions of this name."""
+        return len(self.of(region))
+
+    def regions(self) -> dict[str, int]:
+        """Return the count of every region that was accessed."""
+        counts: dict[str, int] = {}
+        for access in self.accesses:
+            counts[access.region] = counts.get(access.region, 0) + 1
+        return counts
+
+
+@contextlib.contextmanager
+def trapped_accesses(qmp: QmpSession, trace_log: Path) -> Iterator[TrappedAccesses]:
+    """Measure what the guest traps on in QEMU while this is held.
+
+    :param trace_log: the file given to QEMU as its log (``-D``); it grows by what is measured.
+    """
+    before = trace_log.stat().st_size if trace_log.exists() else 0
+    trapped = TrappedAccesses()
+    _switch(qmp, on=True)
+    try:
+        yield trapped
+    finally:
+        # The monitor answers in the main loop; QEMU flushes each line as it is written.
+        _switch(qmp, on=False)
+        with trace_log.open("rb") as log:
+            log.seek(before)
+            trapped.accesses = parse(log.read().decode(errors="replace"))
+
+
+def _switch(qmp: QmpSession, *, on: bool) -> None:
+    for event in EVENTS:
+        qmp.execute("trace-event-set-state", {"name": event, "enable": on})
