@@ -33,7 +33,6 @@ _IMAGE: Final = "initramfs.cpio"
 _INIT: Final = "images/rootfs/init"
 _LOADERS: Final = ("usr/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2")
 _LIBRARIES: Final = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
-_FORMAT: Final = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,5 +216,6 @@ def _read_module(path: Path) -> bytes:
 
 def _key(recipe: ImageRecipe, kernel: KernelArtifact, module: ModuleArtifact, root: Path) -> str:
     # Entries of the cache never change: their directories' names stand for their contents.
-    built = (module.module.parent.parent.name, kernel.root.parent.name, root.name)
-    return digest(_FORMAT, recipe, kernel.release, built, digest_of_files([resource(_INIT)]))
+    built = (module.module.parent.name, kernel.root.parent.name, root.name)
+    ours = digest_of_files([resource(_INIT), Path(__file__)])
+    return digest(recipe, kernel.release, built, ours)

@@ -10,7 +10,6 @@ from typing import Final
 
 from harness.build.kernel import KernelArtifact
 from harness.build.namespace import BUILD_DIRECTORY, in_root, run_step
-from harness.errors import BuildError
 from harness.host.cache import Cache, digest, digest_of_files
 from harness.host.deadline import Deadline
 from harness.host.resources import resource
@@ -24,7 +23,6 @@ _CONTROL_SOURCES: Final = "guests/control"
 _SUFFIXES: Final = (".c", ".h", ".S")
 _BUILD_FILES: Final = ("Kbuild", "Makefile")
 
-_FORMAT: Final = 1
 _SECONDS: Final = 600.0
 
 
@@ -34,7 +32,11 @@ class ModuleArtifact:
 
     kernel: str
     module: Path
+    """imstest.ko as the guest gets it, without debug sections."""
+    debug: Path
+    """The same with them, to find the line of an address in a kernel log."""
     control: Path
+    """The static program imsctl."""
 
 
 def provide_module(cache: Cache, kernel: KernelArtifact) -> ModuleArtifact:
@@ -74,11 +76,14 @@ def provide_module(cache: Cache, kernel: KernelArtifact) -> ModuleArtifact:
             log=log,
             deadline=Deadline(_SECONDS, "the control tool's build"),
         )  # fmt: skip
-        if not (entry / "module" / MODULE).is_file():
-            raise BuildError(
-                f"the module's build for {kernel.name} made no {MODULE}",
-                hint=f"the whole log: {log}",
-            )
+        run_step(
+            in_root(
+                kernel.root, entry, ["strip", "--strip-debug", "-o", MODULE, f"module/{MODULE}"]
+            ),
+            step=f"stripping {MODULE} for {kernel.name}",
+            log=log,
+            deadline=Deadline(_SECONDS, "strip"),
+        )
 
     entry = cache.provide(KIND, kernel.name, _key(kernel), make)
     return _describe(kernel, entry)
@@ -109,8 +114,14 @@ def _key(kernel: KernelArtifact) -> str:
         digest_of_files(source_files(resource(directory)))
         for directory in (_MODULE_SOURCES, _CONTROL_SOURCES)
     ]
-    return digest(_FORMAT, sources, kernel.release, kernel.packages)
+    builder = digest_of_files([Path(__file__)])
+    return digest(builder, sources, kernel.release, kernel.packages)
 
 
 def _describe(kernel: KernelArtifact, entry: Path) -> ModuleArtifact:
-    return ModuleArtifact(kernel.name, entry / "module" / MODULE, entry / CONTROL)
+    return ModuleArtifact(
+        kernel=kernel.name,
+        module=entry / MODULE,
+        debug=entry / "module" / MODULE,
+        control=entry / CONTROL,
+    )

@@ -102,7 +102,7 @@ def check_namespaces() -> None:
     :raises MissingRequirement: this machine forbids it; the hint says what to allow.
     """
     probe = (
-        "mount -t tmpfs none /tmp && touch /tmp/null && mount --bind /dev/null /tmp/null && "
+        "mount -t tmpfs -o mode=755 none /tmp && touch /tmp/null && mount --bind /dev/null /tmp/null && "
         "echo > /tmp/null && chroot / true"
     )
     argv = as_root(["sh", "-c", probe])

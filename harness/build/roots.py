@@ -29,7 +29,7 @@ PACKAGES_FILE: Final = "packages"
 """In an entry: one line "name version" for every package of the root."""
 
 _FORMAT: Final = 1
-"""Raised when roots of the same recipe come out differently than before."""
+"""Raised when this module or a caller's ``finish`` makes other roots of the same recipe."""
 
 _SECONDS: Final = 1800.0
 
