@@ -58,6 +58,13 @@ MAX_FDS: Final = 16
 ANSWER_SECONDS: Final = 30.0
 """How long the client may take over a DMA message."""
 
+LARGEST_DMA: Final = 64 << 10
+"""Bytes of client memory asked for in one message, if the client's limit is not lower.
+
+QEMU 11.1 sends a reply with one non-blocking write and takes a partial one for a whole one
+(hw/vfio-user/proxy.c, vfio_user_send_qio()): what does not fit into a socket buffer is lost.
+"""
+
 MAX_REQUESTS: Final = 1 << 15
 """Messages to the client that may wait for an answer; ids have 16 bits."""
 
@@ -411,7 +418,7 @@ class Session:
             del self._pending[message.id]
         if message.flags & MessageFlags.ERROR.value:
             number = message.error or errno.EIO
-            future.set_exception(OSError(number, f"{command} refused by the client"))
+            future.set_exception(OSError(number, f"{wire.command_name(message.command)} refused by the client"))
         else:
             future.set_result(message.payload)
 
@@ -428,7 +435,7 @@ class Session:
             raise
 
     def _pieces(self, address: int, count: int) -> list[wire.DmaAccess]:
-        largest = min(self.peer.max_data_xfer_size, wire.MAX_DATA)
+        largest = min(self.peer.max_data_xfer_size, LARGEST_DMA)
         return [
             wire.DmaAccess(address + done, min(largest, count - done))
             for done in range(0, count, largest)
