@@ -36,8 +36,9 @@ def test_pending_faults_are_read_from_where_the_capability_register_says() -> No
 
 
 def test_every_fault_record_is_looked_at_and_those_without_fault_are_left_out() -> None:
-    # CAP.NFR = 1: two records; the first has been cleared by the guest.
-    state = unit({Register.CAP + 4: 0x80D2018C, 0x22C: 0x22, 0x238: 0x100, 0x23C: 0x8000_0025})
+    # CAP.NFR = 1: two records; the first has been cleared by the guest. Behind them is no record.
+    records = {0x22C: 0x22, 0x23C: 0x8000_0025, 0x24C: 0x8000_0026}
+    state = unit({Register.CAP + 4: 0x80D2018C, **records})
     assert [record.reason for record in state.faults] == [0x25]
 
 
@@ -64,6 +65,7 @@ def test_an_entry_is_read_by_its_index() -> None:
 def test_an_index_beyond_the_table_is_refused() -> None:
     table = RemappingTable.of(unit({Register.IRTA: TABLE | 0x7}), Memory())
     assert table.entries == 256
+    table.read_entry(0)
     table.read_entry(255)
     for index in (256, -1):
         with pytest.raises(IndexError, match="of a table of 256"):

@@ -52,6 +52,13 @@ def test_message_of_the_right_sender_is_delivered_as_its_entry_says() -> None:
     )
 
 
+def test_a_delivered_interrupt_reads_as_a_route() -> None:
+    assert str(outcome_of(message_to(19))) == ("vector 0x23 to logical destination 0x1 by IRTE 19")
+    assert str(outcome_of(Message(0xFEE01000, 0x41), registers=IR_OFF)) == (
+        "vector 0x41 to APIC id 0x1 unremapped"
+    )
+
+
 def test_subhandle_is_added_to_the_handle() -> None:
     outcome = outcome_of(message_to(18, data=2))
     assert isinstance(outcome, Delivered)
