@@ -54,7 +54,9 @@ ANSWER_SECONDS: Final = 30.0
 DmaRead = Callable[[int, int], bytes]
 DmaWrite = Callable[[int, bytes], None]
 
-_NO_REPLY: Final = MessageFlags.NO_REPLY.value
+_NO_REPLY: Final = int(MessageFlags.NO_REPLY)
+_ERROR: Final = int(MessageFlags.ERROR)
+_ARMED: Final = select.EPOLLIN | select.EPOLLONESHOT
 _READ_WRITE: Final = DmaMapFlags.READ | DmaMapFlags.WRITE
 
 
@@ -178,8 +180,8 @@ class Client:
                 while self._channel.has_message:
                     self._serve(self._receive())
             finally:
-                self._arm(select.EPOLLIN | select.EPOLLONESHOT)
-        if message.flags & MessageFlags.ERROR.value:
+                self._arm(_ARMED)
+        if message.flags & _ERROR:
             number = message.error
             raise OSError(number, f"{wire.command_name(command)}: {os.strerror(number)}")
         return message
@@ -216,7 +218,7 @@ class Client:
             with self._lock, contextlib.suppress(ConnectionError):
                 while not self._gone and (self._channel.has_message or ready.poll(0)):
                     self._serve(self._receive())
-                self._arm(select.EPOLLIN | select.EPOLLONESHOT)
+                self._arm(_ARMED)
             if self._gone:
                 return
 

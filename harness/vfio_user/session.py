@@ -35,7 +35,6 @@ from typing import Final
 from harness.errors import ProtocolError
 from harness.host.deadline import Deadline
 from harness.spec.vfio import (
-    MESSAGE_TYPE_MASK,
     Command,
     DeviceFlags,
     DmaMapFlags,
@@ -76,7 +75,11 @@ OWN_CAPABILITIES: Final = Capabilities(
     write_multiple=True,
 )
 
-_KNOWN_FLAGS: Final = MESSAGE_TYPE_MASK | MessageFlags.NO_REPLY
+# Plain numbers: arithmetic with enum members is slow, and this is done for every message.
+_ERROR: Final = int(MessageFlags.ERROR)
+_BAD_IN_COMMAND: Final = ~int(MessageFlags.NO_REPLY)
+_VERSION: Final = int(Command.VERSION)
+_TAKING_FDS: Final = (Command.DMA_MAP, Command.DEVICE_SET_IRQS)
 _MULTI_ENTRY: Final = wire.SingleWrite.FORMAT.size
 _MULTI_DATA: Final = 8
 
@@ -173,21 +176,21 @@ class Session:
         finally:
             if message.fds:
                 message.close_fds()
-        if not message.flags & MessageFlags.NO_REPLY.value:
+        if message.wants_reply:
             self._reply(message, answer)
 
     def _dispatch(self, message: Message) -> Message:
         command = message.command
-        if message.flags & ~_KNOWN_FLAGS.value or message.flags & MESSAGE_TYPE_MASK:
+        if message.flags & _BAD_IN_COMMAND:
             raise ProtocolError(f"flags {message.flags:#x}")
         if message.fds_lost or len(message.fds) > MAX_FDS:
             raise ProtocolError(f"more file descriptors than the {MAX_FDS} that are taken")
-        if message.fds and command not in (Command.DMA_MAP, Command.DEVICE_SET_IRQS):
+        if message.fds and command not in _TAKING_FDS:
             raise ProtocolError("file descriptors with a command that takes none")
         handler = self._handlers.get(command)
         if handler is None:
             raise OSError(errno.ENOTSUP, f"{wire.command_name(command)} is not served")
-        if (self.state is State.NEGOTIATING) != (command == Command.VERSION):
+        if (self.state is State.NEGOTIATING) != (command == _VERSION):
             raise ProtocolError(f"{wire.command_name(command)} while {self.state.value}")
         return handler(message)
 
@@ -416,9 +419,11 @@ class Session:
                 log.warning("a reply to nothing: %s", wire.describe(message))
                 return
             del self._pending[message.id]
-        if message.flags & MessageFlags.ERROR.value:
+        if message.flags & _ERROR:
             number = message.error or errno.EIO
-            future.set_exception(OSError(number, f"{wire.command_name(message.command)} refused by the client"))
+            future.set_exception(
+                OSError(number, f"{wire.command_name(message.command)} refused by the client")
+            )
         else:
             future.set_result(message.payload)
 

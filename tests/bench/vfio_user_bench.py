@@ -1,0 +1,96 @@
+"""How fast the vfio-user server answers the in-tree client, each in a process of its own."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from harness.host.deadline import Deadline
+from harness.host.process import running
+from harness.spec.vfio import IrqInfoFlags, RegionFlags
+from harness.vfio_user.client import Client
+from harness.vfio_user.device import Bus, IrqIndex, Region
+from harness.vfio_user.server import device_server
+
+_SECONDS = 60.0  # for either measurement
+
+
+class FourBytes:
+    """The smallest device: one region of 4 bytes."""
+
+    def __init__(self) -> None:
+        self.value = bytes(4)
+        self.regions: Sequence[Region] = (Region(4, RegionFlags.READ | RegionFlags.WRITE),)
+        self.irqs: Sequence[IrqIndex] = (IrqIndex(0, IrqInfoFlags(0)),)
+
+    def attached(self, bus: Bus) -> None:
+        pass
+
+    def detached(self) -> None:
+        pass
+
+    def reset(self) -> None:
+        pass
+
+    def region_read(self, region: int, offset: int, count: int) -> bytes:
+        return self.value[offset : offset + count]
+
+    def region_write(self, region: int, offset: int, data: bytes) -> None:
+        if len(data) == 4:
+            self.value = data
+
+    def irqs_changed(self, index: int, start: int, count: int) -> None:
+        pass
+
+
+@contextlib.contextmanager
+def _client() -> Iterator[Client]:
+    """Hold a client of a server in another process."""
+    ours, theirs = socket.socketpair()
+    with ours, tempfile.TemporaryDirectory() as directory:
+        fd = theirs.fileno()
+        argv = [sys.executable, __file__, str(fd)]
+        log = Path(directory, "server.log")
+        with running(argv, name="server", log=log, pass_fds=[fd]):
+            theirs.close()
+            with Client(ours) as client:
+                yield client
+
+
+def read_round_trips(n: int) -> list[float]:
+    """Return the seconds that each of ``n`` reads of 4 bytes took."""
+    with _client() as client:
+        for _ in range(n // 10):
+            client.region_read(0, 0, 4)
+        clock = time.perf_counter
+        result = []
+        for _ in range(n):
+            start = clock()
+            client.region_read(0, 0, 4)
+            result.append(clock() - start)
+        return result
+
+
+def posted_writes_per_second(n: int) -> float:
+    """Return how many writes of 4 bytes without reply the server takes in a second, of ``n``."""
+    with _client() as client:
+        start = time.perf_counter()
+        for _ in range(n):
+            client.region_write(0, 0, b"\1\2\3\4", posted=True)
+        # The server answers in order: this read comes back when every write has been carried out.
+        assert client.region_read(0, 0, 4) == b"\1\2\3\4"
+        return n / (time.perf_counter() - start)
+
+
+def _serve(fd: int) -> None:
+    with device_server(FourBytes(), socket.socket(fileno=fd)) as server:
+        server.wait_until_gone(Deadline(_SECONDS, "the end of the measurement"))
+
+
+if __name__ == "__main__":
+    _serve(int(sys.argv[1]))
