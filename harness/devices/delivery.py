@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import functools
 import threading
 from collections.abc import Callable, Mapping
@@ -148,8 +149,10 @@ class Delivery:
     def _judge(self, event: Event, verdict: Future[None]) -> None:
         if verdict.cancelled():
             self._refuse(event, "the client went away")
-        elif isinstance(error := verdict.exception(), OSError):
-            self._refuse(event, f"the client refused the message: {error.strerror or error}")
+        elif error := verdict.exception():
+            number = error.errno if isinstance(error, OSError) else None
+            why = errno.errorcode.get(number or 0, "no errno")
+            self._refuse(event, f"the client refused the message with {why}: {error}")
 
     def _refuse(self, event: Event, reason: str) -> None:
         if self._ledger.settle(event, Outcome.BLOCKED, reason):

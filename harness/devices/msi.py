@@ -74,4 +74,5 @@ class MsiStore:
     def reset(self) -> None:
         """Return to the state after power-on; config space is reset by its owner."""
         self.pending.clear()
+        self._log2 = 0
         self._was_enabled = False

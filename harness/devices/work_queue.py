@@ -160,10 +160,10 @@ class WorkQueue:
         if descriptor.completion:
             bus.dma_write(descriptor.completion, record)
         if event is not None:
-            self._await_verdict(self._interrupts.send(event))
+            refused = _was_refused(self._interrupts.send(event))
             if event.outcome is Outcome.DROPPED or life is not self._life:
                 return
-            status = _STATUS[event.outcome]
+            status = CompletionStatus.BLOCKED if refused else _STATUS[event.outcome]
         if descriptor.completion:
             bus.dma_write(descriptor.completion, status.to_bytes(4, "little"))
 
@@ -178,12 +178,14 @@ class WorkQueue:
             return CompletionStatus.BAD_HANDLE
         return CompletionStatus.SUCCESS
 
-    def _await_verdict(self, verdict: Future[None] | None) -> None:
-        if verdict is None:
-            return
-        deadline = Deadline(VERDICT_SECONDS, "the client's answer to an interrupt message")
-        try:
-            # The ledger has seen a refusal before we do: its callback was added first.
-            verdict.exception(deadline.remaining())
-        except FutureTimeout as error:
-            raise OSError(str(deadline.error())) from error
+
+def _was_refused(verdict: Future[None] | None) -> bool:
+    # Asked of the future itself: whoever waits for it may wake before its callbacks have run, and
+    # the ledger learns of a refusal in one of those.
+    if verdict is None:
+        return False
+    deadline = Deadline(VERDICT_SECONDS, "the client's answer to an interrupt message")
+    try:
+        return verdict.exception(deadline.remaining()) is not None
+    except FutureTimeout as error:
+        raise OSError(str(deadline.error())) from error
