@@ -15,31 +15,6 @@
 #include "imstest.h"
 
 /**
- * imstest_compose() - the message that an interrupt's hierarchy composes now
- * @irqd:	where to start; the first chip that composes decides, as for the core
- * @msg:	the message, zero on error
- *
- * The callback returns nothing. A message without an address is its failure.
- *
- * Return: 0, -ENXIO when no chip composes, -EIO when the chip left the message empty.
- */
-int imstest_compose(struct irq_data *irqd, struct msi_msg *msg)
-{
-	memset(msg, 0, sizeof(*msg));
-
-	for (; irqd; irqd = irqd->parent_data) {
-		if (!irqd->chip || !irqd->chip->irq_compose_msi_msg)
-			continue;
-		/* Chips keep per-interrupt state here, and none before they have allocated. */
-		if (!irqd->chip_data && irqd->parent_data)
-			return -ENXIO;
-		irqd->chip->irq_compose_msi_msg(irqd, msg);
-		return msg->address_lo ? 0 : -EIO;
-	}
-	return -ENXIO;
-}
-
-/**
  * imstest_effective_cpu() - the CPU that an interrupt goes to
  * @irqd:	any level of the interrupt
  *
@@ -63,6 +38,31 @@ const struct irq_cfg *imstest_vector(struct irq_data *irqd)
 	while (irqd->parent_data)
 		irqd = irqd->parent_data;
 	return irqd->domain == x86_vector_domain ? irqd_cfg(irqd) : NULL;
+}
+
+/**
+ * imstest_compose() - the message that an interrupt's hierarchy composes now
+ * @irqd:	where to start; the first chip that composes decides, as for the core
+ * @msg:	the message, zero on error
+ *
+ * The callback returns nothing. A message without an address is its failure.
+ *
+ * Return: 0, -ENXIO when no chip composes, -EIO when the chip left the message empty.
+ */
+int imstest_compose(struct irq_data *irqd, struct msi_msg *msg)
+{
+	memset(msg, 0, sizeof(*msg));
+
+	for (; irqd; irqd = irqd->parent_data) {
+		if (!irqd->chip || !irqd->chip->irq_compose_msi_msg)
+			continue;
+		/* The CPU's level has no vector to compose from before it has allocated. */
+		if (!irqd->parent_data && !imstest_vector(irqd))
+			return -ENXIO;
+		irqd->chip->irq_compose_msi_msg(irqd, msg);
+		return msg->address_lo ? 0 : -EIO;
+	}
+	return -ENXIO;
 }
 
 static void imstest_describe_irq(struct imstest_irq *irq, unsigned int virq, struct irq_data *irqd)

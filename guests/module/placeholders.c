@@ -66,6 +66,10 @@ static int placeholder_take(struct imstest_function *function, unsigned int orde
  * @function:	the function, whose source id they carry
  * @hold:	count, 0: until the kernel refuses; done and total are written
  *
+ * An almost empty table has room for one block of every size. A refusal costs as
+ * much as a grant, so that each size is tried once, and what is left is taken
+ * one by one.
+ *
  * Return: 0, -EOPNOTSUPP without remapping, -EINTR for a signal, or what the
  * remapping domain answers to a request for a single entry. With count 0 that
  * errno is the regular end.
@@ -73,25 +77,27 @@ static int placeholder_take(struct imstest_function *function, unsigned int orde
 int imstest_placeholders_hold(struct imstest_function *function, struct imstest_hold *hold)
 {
 	u32 want = hold->count ?: U32_MAX;
-	int order = ORDER_MAX;
+	unsigned int order = ORDER_MAX;
 	int ret = 0;
 
 	if (!function->remapping)
 		return -EOPNOTSUPP;
 
-	while (want && order >= 0) {
+	while (want) {
 		if (signal_pending(current)) {
 			ret = -EINTR;
 			break;
 		}
-		order = min_t(int, order, ilog2(want));
+		order = min_t(unsigned int, order, ilog2(want));
 		ret = placeholder_take(function, order);
-		if (ret) {
-			order--;
-			continue;
+		if (ret && !order)
+			break;
+		if (!ret) {
+			want -= BIT(order);
+			hold->done += BIT(order);
 		}
-		want -= BIT(order);
-		hold->done += BIT(order);
+		if (order)
+			order--;
 		cond_resched();
 	}
 
