@@ -21,6 +21,9 @@ from harness.spec.vfio import RegionIndex
 
 _FIELDS = ("address", "address+4", "data", "control")
 _EVENT_BANKS = Register.EVENT_MSI
+_BANK_SIZE = Register.EVENT_IMS - Register.EVENT_MSIX
+# Looked up for every interrupt, twice.
+_BANKS = {int(bank): (store, slots) for store, (bank, slots) in EVENT_BANKS.items()}
 
 
 class AddressMap:
@@ -45,11 +48,10 @@ class AddressMap:
 
     def event_slot(self, offset: int) -> tuple[Store, int] | None:
         """Return the interrupt whose event slot is at an offset of the control BAR."""
-        for store, (bank, slots) in EVENT_BANKS.items():
-            index, within = divmod(offset - bank, EVENT_SLOT_SIZE)
-            if 0 <= index < slots:
-                return (store, index) if within == 0 else None
-        return None
+        bank = offset & -_BANK_SIZE
+        store, slots = _BANKS.get(bank, (Store.NONE, 0))
+        index, within = divmod(offset - bank, EVENT_SLOT_SIZE)
+        return (store, index) if index < slots and within == 0 else None
 
     def name(self, region: int, offset: int) -> str:
         """Return the name of what stands at an offset, for a reader of the log."""

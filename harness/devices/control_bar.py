@@ -83,7 +83,8 @@ class ControlBar:
         # fmt: on
 
     def _status(self) -> int:
-        return Status(wq_active=self._queue.active, wq_error=bool(self._queue.error)).value
+        active = self._queue.active or self._queue.under_way
+        return Status(wq_active=active, wq_error=bool(self._queue.error)).value
 
     def _control(self) -> int:
         return Control(wq_enable=self._queue.enabled).value

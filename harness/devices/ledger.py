@@ -129,7 +129,8 @@ class Ledger:
     """Events of one function, by interrupt and by number. Any thread may call any method."""
 
     def __init__(self) -> None:
-        self._changed = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
         self._live: dict[int, Event] = {}  # raised and not yet ended, by sequence number
         self._slots: dict[tuple[int, int], deque[Event]] = {}  # sent and unanswered, oldest first
@@ -144,7 +145,7 @@ class Ledger:
 
     def open(self, store: Store, index: int) -> Event:
         """Return a new event, not yet decided."""
-        with self._changed:
+        with self._lock:
             # The number is 32 bits wide in the event slot, and 0 stands for "none".
             sequence = next(self._numbers) & 0xFFFFFFFF or next(self._numbers) & 0xFFFFFFFF
             event = Event(sequence, store, index)
@@ -157,7 +158,7 @@ class Ledger:
 
         :raises ValueError: ``outcome`` cannot follow the event's present one.
         """
-        with self._changed:
+        with self._lock:
             if event.outcome is Outcome.DROPPED:
                 return False
             if outcome not in _TRANSITIONS[event.outcome]:
@@ -193,13 +194,13 @@ class Ledger:
 
     def drop_event(self, event: Event, reason: str) -> None:
         """Forget one event that has not ended."""
-        with self._changed:
+        with self._lock:
             if event.sequence in self._live:
                 self._move(event, Outcome.DROPPED, reason)
 
     def drop_all(self, reason: str) -> list[Event]:
         """Forget every event that has not ended, and return them."""
-        with self._changed:
+        with self._lock:
             dropped = list(self._live.values())
             for event in dropped:
                 self._move(event, Outcome.DROPPED, reason)
@@ -207,14 +208,14 @@ class Ledger:
 
     def pending(self, store: Store, index: int) -> Event | None:
         """Return the event that waits behind this interrupt's mask."""
-        with self._changed:
+        with self._lock:
             return self._pending.get((store, index))
 
     # The guest's side.
 
     def oldest(self, store: int, index: int) -> int:
         """Return the number of the oldest unanswered event sent on an interrupt, 0 for none."""
-        with self._changed:
+        with self._lock:
             slot = self._slots.get((store, index))
             return slot[0].sequence if slot else 0
 
@@ -225,7 +226,7 @@ class Ledger:
 
     def answer(self, store: Store, index: int, sequence: int, cpu: int) -> Event | None:
         """Take a handler's answer; return the event it ends, None when it is a finding instead."""
-        with self._changed:
+        with self._lock:
             event = self._live.get(sequence)
             if (
                 event is None
@@ -277,7 +278,7 @@ class Ledger:
         """
         wanted = [events] if isinstance(events, Event) else list(events)
         waiting = (Outcome.RAISED, Outcome.PENDING, Outcome.SENT)
-        with self._changed:
+        with self._lock:
             while True:
                 if ended := [e for e in wanted if not e.answered and e.outcome not in waiting]:
                     raise CheckFailed(
@@ -303,12 +304,12 @@ class Ledger:
 
     def mark(self) -> int:
         """Return a point in the list of findings, for :meth:`findings` and :meth:`assert_quiet`."""
-        with self._changed:
+        with self._lock:
             return len(self._findings)
 
     def findings(self, since: int = 0) -> list[Finding]:
         """Return what went wrong since a mark, in order of time."""
-        with self._changed:
+        with self._lock:
             return self._findings[since:]
 
     def assert_quiet(self, since: int = 0) -> None:
@@ -316,7 +317,7 @@ class Ledger:
 
         :raises CheckFailed: it names each event that is still out or pending, and each finding.
         """
-        with self._changed:
+        with self._lock:
             wrong = [str(finding) for finding in self._findings[since:]]
             wrong += [f"outstanding: {event}" for event in self._live.values()]
         if wrong:
@@ -326,12 +327,12 @@ class Ledger:
 
     def events(self) -> list[Event]:
         """Return the events that ended, oldest first, and then those that live."""
-        with self._changed:
+        with self._lock:
             return [*self._history, *self._live.values()]
 
     def counts(self) -> dict[str, int]:
         """Return how many events came to each outcome, and ``answered``, since the beginning."""
-        with self._changed:
+        with self._lock:
             return {outcome.value: self._counts[outcome] for outcome in Outcome} | {
                 "answered": self._answers
             }

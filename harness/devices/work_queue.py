@@ -65,6 +65,8 @@ class WorkQueue:
         self._interrupts = interrupts
         self._may_master = may_master
         self._lock = lock
+        self.under_way = False
+        """Whether a descriptor is being carried out: until then guest memory may be written."""
         self.reset()
 
     def reset(self) -> None:
@@ -134,6 +136,7 @@ class WorkQueue:
                 self._fail("bus mastering is off")
                 return
             address = self.base + self.head % self.size * WorkDescriptor.SIZE
+            self.under_way = True
         try:
             descriptor = WorkDescriptor.unpack(bus.dma_read(address, WorkDescriptor.SIZE))
             self._carry_out(bus, descriptor, life)
@@ -142,6 +145,8 @@ class WorkQueue:
                 if life is self._life:
                     self._fail(f"descriptor {self.head} at {address:#x}: {error.strerror or error}")
             return
+        finally:
+            self.under_way = False
         with self._lock:
             if life is self._life:
                 self.head = self.head + 1 & COUNT_MASK

@@ -1,5 +1,6 @@
-# Ref: docs/device.md, "The IMS test function", register map version 1.0. This file is its layout;
-#      guests/module/imstest_regs.h mirrors it, and tests/unit/test_spec_ims.py holds the two together.
+# Ref: docs/device.md, "The IMS test function", register map version 1.0. This file is its
+#      layout; guests/module/imstest_regs.h mirrors it, and tests/unit/test_spec_ims.py holds the two
+#      together.
 """Registers, tables and descriptors of the IMS test function."""
 
 from __future__ import annotations
@@ -71,9 +72,9 @@ class Register(enum.IntEnum):
     CONTROL         = 0x0010
     """RW u32: :class:`Control`."""
     WQ_SIZE         = 0x0014
-    """RW u32: entries in the work queue's ring, a power of two up to WQ_SIZE_MAX. Writable while disabled."""
+    """RW u32: entries in the ring, a power of two up to WQ_SIZE_MAX. Writable while disabled."""
     WQ_BASE_LO      = 0x0018
-    """RW u32: I/O virtual address of the ring, low half; 64-byte aligned. Writable while disabled."""
+    """RW u32: I/O virtual address of the ring, low half; 64-byte aligned. As WQ_SIZE."""
     WQ_BASE_HI      = 0x001C
     """RW u32: high half."""
     WQ_TAIL         = 0x0020
@@ -126,8 +127,8 @@ class Control(Layout, bits=32):
 class Status(Layout, bits=32):
     """STATUS register."""
 
-    wq_active = Bits(0)      # the work queue is enabled and sound
-    wq_error  = Bits(1)      # the queue stopped: bad ring, unreadable descriptor; cleared by disabling
+    wq_active = Bits(0)      # enabled and sound, or still at work on a descriptor after a disable
+    wq_error  = Bits(1)      # the queue stopped; cleared by disabling
     reserved  = Reserved((31, 2))
 
 
