@@ -23,8 +23,7 @@ from harness.errors import HarnessError
 
 # Chip, optional hwirq, then how it is triggered: "IR-IO-APIC   2-edge      timer".
 _SOURCE: Final = re.compile(
-    r"(?P<chip>\S+)(?:\s+(?P<hwirq>\d+))?(?:-(?P<flow>\S+)|\s+(?P<level>Edge|Level)\b)?"
-    r"(?:\s+(?P<actions>.*))?"
+    r"(?P<chip>\S+)(?:\s+(?P<hwirq>\d+))?(?:-(?P<flow>\S+))?(?:\s+(?P<actions>.*))?"
 )
 
 
@@ -127,7 +126,7 @@ def _parse_line(text: str, cpus: tuple[int, ...]) -> InterruptLine:
                 counts,
                 chip=match["chip"],
                 hwirq=int(match["hwirq"]) if match["hwirq"] else None,
-                flow=match["flow"] or (match["level"] or "").lower(),
+                flow=match["flow"] or "",
                 actions=tuple(re.split(r",\s*", match["actions"])) if match["actions"] else (),
             )
     raise HarnessError("/proc/interrupts has a line that is not understood", evidence=text)

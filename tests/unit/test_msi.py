@@ -57,6 +57,17 @@ def test_compatibility_message_names_processor_and_vector(
     assert Message(address, data).decode() == expected
 
 
+def test_delivery_modes_have_the_encodings_of_section_9_9() -> None:
+    assert [(mode.name, mode.value) for mode in DeliveryMode] == [
+        ("FIXED", 0b000),
+        ("LOWEST_PRIORITY", 0b001),
+        ("SMI", 0b010),
+        ("NMI", 0b100),
+        ("INIT", 0b101),
+        ("EXTINT", 0b111),
+    ]
+
+
 def test_index_is_handle_plus_subhandle_and_can_exceed_16_bits() -> None:
     assert RemappableMessage(64, 2).index == 66
     assert RemappableMessage(64, None).index == 64
