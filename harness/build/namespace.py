@@ -102,8 +102,8 @@ def check_namespaces() -> None:
     :raises MissingRequirement: this machine forbids it; the hint says what to allow.
     """
     probe = (
-        "mount -t tmpfs -o mode=755 none /tmp && touch /tmp/null && mount --bind /dev/null /tmp/null && "
-        "echo > /tmp/null && chroot / true"
+        "mount -t tmpfs -o mode=755 none /tmp && touch /tmp/null && "
+        "mount --bind /dev/null /tmp/null && echo > /tmp/null && chroot / true"
     )
     argv = as_root(["sh", "-c", probe])
     try:

@@ -16,7 +16,7 @@ from harness.host.process import run
 from harness.host.requirements import Requirement, attempt, disk_space, tool
 
 DISK_MIB: Final = 3000
-"""What a cache with QEMU, three kernels with their build roots, and the packages takes (2.1 GiB)."""
+"""What QEMU, three kernels with their build roots, and the packages take: 2.1 GiB today."""
 
 _APT_HELPER: Final = "/usr/lib/apt/apt-helper"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,8 +147,8 @@ class Roots:
 
         def make(entry: Path, log: Path) -> None:
             state = entry / "apt"
-            for directory in ("lists/partial", "archives/partial", "preferences.d", "apt.conf.d"):
-                (state / directory).mkdir(parents=True)
+            for directory in (state / "archives/partial", self._pool / "lists/partial"):
+                directory.mkdir(parents=True, exist_ok=True)
             (state / "sources.list").write_text(archive.source(TOOL_SUITE) + "\n")
             (state / "status").touch()
             (state / "apt.conf").write_text("\n".join([
@@ -155,6 +156,7 @@ class Roots:
                 'APT::Architectures { "amd64"; };',
                 f'Dir::State "{state}";',
                 f'Dir::State::status "{state}/status";',
+                f'Dir::State::lists "{self._pool}/lists";',
                 f'Dir::Cache "{state}";',
                 f'Dir::Etc "{state}";',
                 'Dir::Etc::sourceparts "-";',
@@ -162,13 +164,14 @@ class Roots:
                 *archive.options,
             ]))  # fmt: skip
             config = f"APT_CONFIG={state}/apt.conf"
-            for words in (["update"], ["download", "mmdebstrap"]):
-                run_step(
-                    ["env", "-C", str(entry), config, "apt-get", "--quiet=2", *words],
-                    step=f"apt-get {' '.join(words)} ({TOOL_SUITE})",
-                    log=log,
-                    deadline=Deadline(_SECONDS, "apt-get"),
-                )
+            with self._cache.lock("pool", "another root"):
+                for words in (["update"], ["download", "mmdebstrap"]):
+                    run_step(
+                        ["env", "-C", str(entry), config, "apt-get", "--quiet=2", *words],
+                        step=f"apt-get {' '.join(words)} ({TOOL_SUITE})",
+                        log=log,
+                        deadline=Deadline(_SECONDS, "apt-get"),
+                    )
             (package,) = entry.glob("mmdebstrap_*.deb")
             run_step(
                 [str(find_tool("dpkg-deb", package="dpkg")), "--extract", str(package), str(entry)],
@@ -176,6 +179,7 @@ class Roots:
                 log=log,
                 deadline=Deadline(60, "dpkg-deb"),
             )
+            shutil.rmtree(state)
 
         entry = self._cache.provide("tool", "mmdebstrap", digest(_FORMAT, TOOL_SUITE), make)
         return entry / "usr/bin/mmdebstrap"

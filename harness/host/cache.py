@@ -33,6 +33,8 @@ _LOCK_SECONDS: Final = 1800.0
 _UNUSED_DAYS: Final = 30
 _PARTIAL: Final = ".partial"
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
+_NO_SPACE_TEXTS: Final = (*map(os.strerror, _NO_SPACE), "You don't have enough free space")
+"""What programs say of a full disk: the C library's words, and apt's of one that will be full."""
 
 
 def cache_directory() -> Path:
@@ -110,7 +112,7 @@ class Cache:
         what = f"{kind} {name}"
         path = self._path(kind, name, key)
         log = self.directory / "logs" / f"{kind}-{name}.log"
-        with self._disk_errors(what):
+        with self._disk_errors(what, log):
             self._make_directories(path.parent, log.parent)
             with self.lock(f"{kind}-{path.name}", what):
                 if path.is_dir():
@@ -176,7 +178,7 @@ class Cache:
                         _remove(path)
 
     @contextlib.contextmanager
-    def _disk_errors(self, what: str) -> Iterator[None]:
+    def _disk_errors(self, what: str, log: Path) -> Iterator[None]:
         """Turn a full disk, whoever met it, into one clear error."""
         try:
             yield
@@ -185,7 +187,8 @@ class Cache:
                 raise
             raise self._full(what) from error
         except HarnessError as error:
-            if not any(os.strerror(number) in (error.evidence or "") for number in _NO_SPACE):
+            said = log.read_text(errors="replace") if log.exists() else ""
+            if not any(text in said for text in _NO_SPACE_TEXTS):
                 raise
             raise self._full(what) from error
 
