@@ -1,5 +1,5 @@
 # Ref: docs/device.md, "The IMS test function", register map version 1.0. This file is its
-#      layout; guests/module/imstest_regs.h mirrors it, and tests/unit/test_spec_ims.py holds the two
+#      layout; guests/module/imstest_regs.h mirrors it, tests/unit/test_spec_ims.py holds the two
 #      together.
 """Registers, tables and descriptors of the IMS test function."""
 
