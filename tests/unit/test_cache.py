@@ -1,0 +1,213 @@
+"""The cache: complete or not there, one maker at a time, sound after a kill and on a full disk."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import io
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harness.errors import BuildError, ConfigError
+from harness.host.cache import Cache, cache_directory, digest, digest_of_files
+from harness.host.progress import Progress
+
+MAKER = """\
+import sys, time
+from pathlib import Path
+from harness.host.cache import Cache
+from harness.host.progress import Progress
+def make(entry, log):
+    (entry / "half").touch()
+    print("making", flush=True)
+    time.sleep(60)
+Cache(Path(sys.argv[1]), Progress(None)).provide("kind", "thing", sys.argv[2], make)
+"""
+
+
+def writing(text: str) -> Callable[[Path, Path], None]:
+    def make(entry: Path, log: Path) -> None:
+        log.write_text("said\n")
+        (entry / "file").write_text(text)
+
+    return make
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(tmp_path / "cache", Progress(None))
+
+
+def killed_maker(cache: Cache, key: str) -> None:
+    """Run a maker of ``thing`` in a process of its own and kill it half way."""
+    argv = [sys.executable, "-c", MAKER, str(cache.directory), key]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as maker:
+        assert maker.stdout is not None
+        assert maker.stdout.readline() == b"making\n"
+        maker.kill()
+
+
+def test_an_entry_is_made_once_and_then_found(cache: Cache) -> None:
+    assert cache.find("kind", "thing", "k1") is None
+    made = cache.provide("kind", "thing", "k1", writing("one"))
+    assert cache.provide("kind", "thing", "k1", writing("two")) == made
+    assert cache.find("kind", "thing", "k1") == made
+    assert (made / "file").read_text() == "one"
+    assert (cache.directory / "logs/kind-thing.log").read_text() == "said\n"
+
+
+def test_another_key_is_another_entry(cache: Cache) -> None:
+    first = cache.provide("kind", "thing", "k1", writing("one"))
+    second = cache.provide("kind", "thing", "k2", writing("two"))
+    assert ((first / "file").read_text(), (second / "file").read_text()) == ("one", "two")
+
+
+@pytest.mark.parametrize("error", [BuildError("compiler"), KeyboardInterrupt()])
+def test_a_failed_maker_leaves_nothing(cache: Cache, error: BaseException) -> None:
+    def make(entry: Path, _log: Path) -> None:
+        (entry / "half").touch()
+        raise error
+
+    with pytest.raises(type(error)):
+        cache.provide("kind", "thing", "k1", make)
+    assert list((cache.directory / "kind").iterdir()) == []
+
+
+def test_the_next_run_removes_what_a_killed_one_left_and_makes_it_anew(cache: Cache) -> None:
+    killed_maker(cache, "k1")
+    assert (cache.directory / "kind/thing-k1.partial/half").exists()
+    assert cache.find("kind", "thing", "k1") is None
+    made = cache.provide("kind", "thing", "k1", writing("one"))
+    assert [path.name for path in made.iterdir()] == ["file"]
+
+
+def test_what_a_killed_run_left_of_another_entry_is_swept_too(cache: Cache) -> None:
+    killed_maker(cache, "k1")
+    cache.provide("kind", "other", "k2", writing("one"))
+    assert [path.name for path in (cache.directory / "kind").iterdir()] == ["other-k2"]
+
+
+def test_what_a_living_run_is_making_is_not_swept(cache: Cache) -> None:
+    argv = [sys.executable, "-c", MAKER, str(cache.directory), "k1"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as maker:
+        assert maker.stdout is not None
+        maker.stdout.readline()
+        cache.provide("kind", "other", "k2", writing("one"))
+        assert (cache.directory / "kind/thing-k1.partial/half").exists()
+        maker.kill()
+
+
+def test_an_entry_unused_for_long_is_swept_and_one_in_use_is_not(cache: Cache) -> None:
+    old = cache.provide("kind", "thing", "old", writing("one"))
+    used = cache.provide("kind", "thing", "used", writing("one"))
+    for path in (old, used):
+        os.utime(path, (0, time.time() - 40 * 86400))
+    cache.find("kind", "thing", "used")
+    new = cache.provide("kind", "thing", "new", writing("two"))
+    assert sorted((cache.directory / "kind").iterdir()) == [new, used]
+
+
+def test_a_second_run_waits_says_so_and_takes_what_the_first_made(tmp_path: Path) -> None:
+    said = io.StringIO()
+    first, second = (Cache(tmp_path, Progress(stream)) for stream in (None, said))
+    begun, go_on = threading.Event(), threading.Event()
+
+    def make(entry: Path, _log: Path) -> None:
+        begun.set()
+        go_on.wait(10)
+        (entry / "file").write_text("first")
+
+    thread = threading.Thread(target=first.provide, args=("kind", "thing", "k1", make))
+    thread.start()
+    begun.wait(10)
+    threading.Timer(0.2, go_on.set).start()
+    made = second.provide("kind", "thing", "k1", writing("second"))
+    thread.join()
+    assert (made / "file").read_text() == "first"
+    assert said.getvalue().startswith("waiting for another run: kind thing ...\n")
+
+
+def test_a_maker_meets_a_full_disk(cache: Cache) -> None:
+    def make(entry: Path, _log: Path) -> None:
+        (entry / "half").touch()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(BuildError, match="kind thing: no space left on the disk") as caught:
+        cache.provide("kind", "thing", "k1", make)
+    assert "IMSH_CACHE" in (caught.value.hint or "")
+    assert list((cache.directory / "kind").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "said", ["tar: x: No space left on device", "E: You don't have enough free space in /x."]
+)
+def test_a_makers_program_meets_a_full_disk(cache: Cache, said: str) -> None:
+    def make(_entry: Path, log: Path) -> None:
+        log.write_text(f"{said}\nand more\n")
+        raise BuildError("unpacking failed")
+
+    with pytest.raises(BuildError, match="no space left on the disk"):
+        cache.provide("kind", "thing", "k1", make)
+
+
+def test_a_full_disk_of_real(tmp_path: Path) -> None:
+    """The kernel's own /dev/full stands for the disk: writing to it is the real error."""
+    cache = Cache(tmp_path, Progress(None))
+
+    def make(_entry: Path, _log: Path) -> None:
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            file.write(b"x")
+
+    with pytest.raises(BuildError, match="no space left"):
+        cache.provide("kind", "thing", "k1", make)
+
+
+def test_a_lock_is_free_again_after_use(cache: Cache) -> None:
+    exclusively = fcntl.LOCK_EX | fcntl.LOCK_NB
+    with cache.lock("pool", "a root"):
+        file = (cache.directory / "locks/pool").open()
+        with pytest.raises(BlockingIOError):
+            fcntl.flock(file, exclusively)
+    with file:
+        fcntl.flock(file, exclusively)
+
+
+def test_a_cache_that_cannot_be_written_is_a_config_error(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Cache(tmp_path / "file/cache", Progress(None)).provide("a", "b", "c", writing(""))
+
+
+def test_the_directory_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMSH_CACHE", "/somewhere")
+    assert cache_directory() == Path("/somewhere")
+    monkeypatch.setenv("IMSH_CACHE", "relative")
+    with pytest.raises(ConfigError, match="not an absolute path"):
+        cache_directory()
+    monkeypatch.delenv("IMSH_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", "/xdg")
+    assert cache_directory() == Path("/xdg/imsh")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", "/home/me")
+    assert cache_directory() == Path("/home/me/.cache/imsh")
+
+
+def test_a_digest_depends_on_every_name_mode_and_byte(tmp_path: Path) -> None:
+    file = tmp_path / "a.c"
+    file.write_text("int x;")
+    file.chmod(0o644)
+    keys = {digest_of_files([file])}
+    file.write_text("int y;")
+    keys.add(digest_of_files([file]))
+    file.chmod(0o755)
+    keys.add(digest_of_files([file]))
+    keys.add(digest_of_files([file.rename(tmp_path / "b.c")]))
+    assert len(keys) == 4
+    assert digest("a", "b") != digest("ab")
