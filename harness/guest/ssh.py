@@ -27,6 +27,9 @@ USER: Final = "root"
 CONNECT_SECONDS: Final = 20.0
 COMMAND_SECONDS: Final = 20.0
 
+GRACE_SECONDS: Final = 1.0
+"""How long a closed connection is given for its cause to become known."""
+
 # The cheapest for an emulated CPU, one of each.
 KEX: Final = ("curve25519-sha256@libssh.org",)
 CIPHERS: Final = ("aes128-ctr",)
@@ -39,6 +42,9 @@ class Lifeline(Protocol):
     @property
     def error(self) -> HarnessError | None:
         """What the machine was lost to, None while it is alive."""
+
+    def wait_lost(self, seconds: float) -> HarnessError | None:
+        """Return the error as soon as there is one, None when there is none for so long."""
 
     def on_loss(self, listener: Callable[[], None]) -> contextlib.AbstractContextManager[None]:
         """While held, call ``listener`` on any thread when the machine is lost."""
@@ -157,11 +163,9 @@ class SshSession:
 
     def _error(self, deadline: Deadline | None) -> HarnessError:
         """Return what to say about a connection that failed: the cause, as far as it is known."""
-        if error := self._lifeline.error:
-            return error
         if deadline and deadline.expired:
-            return deadline.error()
-        return GuestLost("the guest closed the SSH connection")
+            return self._lifeline.error or deadline.error()
+        return _cause(self._lifeline) or GuestLost("the guest closed the SSH connection")
 
 
 class LineChannel:
@@ -200,7 +204,8 @@ class LineChannel:
         return reply.decode(errors="replace")
 
     def _ended(self) -> HarnessError:
-        if not self._channel.exit_status_ready():
+        # The exit status follows the end of file.
+        if not self._channel.status_event.wait(GRACE_SECONDS) or self._channel.exit_status == -1:
             return self._error(None)
         said = self._channel.recv_stderr(1 << 16).decode(errors="replace")
         return GuestCommandError(f"in the guest: {self._command}: ended", evidence=said)
@@ -300,6 +305,11 @@ def _check_host_key(transport: paramiko.Transport, identity: Identity) -> None:
 def _client_key(identity: Identity) -> paramiko.Ed25519Key:
     text = identity.client.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     return paramiko.Ed25519Key.from_private_key(io.StringIO(text.decode()))
+
+
+def _cause(lifeline: Lifeline) -> HarnessError | None:
+    """Return what the machine was lost to: the connection may break before the reason is told."""
+    return lifeline.wait_lost(GRACE_SECONDS)
 
 
 def _abort(connection: socket.socket) -> None:

@@ -26,6 +26,10 @@ BASE_KERNEL_ARGUMENTS: Final = (
     "console=ttyS0",
     # Stay where it happened: memory, interrupt tables and registers can still be read.
     "panic=0",
+    # On a loaded host an emulated timer can be late, and the kernel would panic for want of ticks
+    # (timer_irq_works). KVM and VMware guests skip the check by themselves: see
+    # arch/x86/kernel/kvm.c, paravirt_ops_setup.
+    "no_timer_check",
 )
 
 

@@ -115,6 +115,7 @@ class Machine:
         :raises GuestPanic, GuestLost, QemuExited: it never will.
         :raises DeadlineExpired: with the console's tail.
         """
+        self.vitals.check()
         deadline = deadline or Deadline(BOOT_SECONDS, f"the ready line of {self.spec.name}")
         if self._state is State.READY:
             return
