@@ -257,8 +257,6 @@ Entry = RemappedEntry | PostedEntry
 """An IRTE of either kind."""
 ENTRY_SIZE: Final = 16
 """Bytes of an IRTE."""
-MAX_ENTRIES: Final = 1 << 16
-"""Entries of the largest table: IRTA_REG.S = 15."""
 FAULT_RECORD_SIZE: Final = 16
 """Bytes of a fault recording register."""
 REGISTER_OFFSET_UNIT: Final = 16

@@ -191,16 +191,48 @@ def test_interrupt_fault_record_names_sender_reason_and_index() -> None:
     assert str(record) == "fault 0x22 (entry not present) from ff:1f.7 at IRTE 4660"
 
 
-def test_fault_record_has_no_index_where_the_specification_leaves_it_undefined() -> None:
-    record = FaultRecord.unpack(entry(0x8000_0025_0000_0100, 0x1234_0000_0000_0000))
-    assert record.interrupt_index is None
-    assert str(record) == "fault 0x25 (compatibility blocked) from 01:00.0"
+def test_only_some_fault_reasons_come_with_an_index() -> None:
+    # Section 11.4.7.6: FI is undefined for 20h, 25h, 29h, 2Ah and 2Bh.
+    def record(reason: int) -> FaultRecord:
+        return FaultRecord(fault=1, reason=reason, source_id=0x0100, fault_info=0x1234 << 36)
+
+    with_index = {reason for reason in range(0x100) if record(reason).interrupt_index == 0x1234}
+    assert with_index == {0x21, 0x22, 0x23, 0x24, 0x26, 0x27, 0x28}
+    with_page = {reason for reason in range(0x100) if record(reason).page_address is not None}
+    assert with_page == set(range(0x100)) - set(range(0x20, 0x2C))
+    assert str(record(0x25)) == "fault 0x25 (compatibility blocked) from 01:00.0"
 
 
 def test_dma_fault_record_names_the_page() -> None:
     record = FaultRecord.unpack(entry(0xC000_0006_0000_00FA, 0xFFFE_1000))
     assert (record.type_1, record.interrupt_index, record.page_address) == (1, None, 0xFFFE1000)
     assert str(record) == "fault 0x06 (no read permission) from 00:1f.2 at page 0xfffe1000"
+
+
+def test_dma_fault_reasons_have_the_numbers_that_linux_knows() -> None:
+    # Linux drivers/iommu/intel/dmar.c, dma_remap_fault_reasons[]: from 01h on, in this order.
+    assert [reason.name for reason in sorted(FaultReason) if reason < 0x20] == [
+        "ROOT_NOT_PRESENT",
+        "CONTEXT_NOT_PRESENT",
+        "CONTEXT_INVALID",
+        "ADDRESS_BEYOND_WIDTH",
+        "NO_WRITE_PERMISSION",
+        "NO_READ_PERMISSION",
+        "PAGE_TABLE_UNREADABLE",
+        "ROOT_TABLE_UNREADABLE",
+        "CONTEXT_TABLE_UNREADABLE",
+        "ROOT_RESERVED",
+        "CONTEXT_RESERVED",
+        "PAGE_TABLE_RESERVED",
+        "CONTEXT_BLOCKS",
+    ]
+    assert [int(reason) for reason in FaultReason if reason < 0x20] == list(range(1, 14))
+
+
+def test_source_validation_types_are_those_of_linux() -> None:
+    # Linux drivers/iommu/intel/irq_remapping.c: SVT_NO_VERIFY, SVT_VERIFY_SID_SQ, SVT_VERIFY_BUS.
+    assert [SourceValidation[name] for name in ("NONE", "SOURCE_ID", "BUS_RANGE")] == [0, 1, 2]
+    assert SourceValidation.RESERVED == 3
 
 
 def test_fault_reasons_have_the_numbers_of_table_15() -> None:
