@@ -232,7 +232,7 @@ def test_dma_fault_reasons_have_the_numbers_that_linux_knows() -> None:
 def test_source_validation_types_are_those_of_linux() -> None:
     # Linux drivers/iommu/intel/irq_remapping.c: SVT_NO_VERIFY, SVT_VERIFY_SID_SQ, SVT_VERIFY_BUS.
     assert [SourceValidation[name] for name in ("NONE", "SOURCE_ID", "BUS_RANGE")] == [0, 1, 2]
-    assert SourceValidation.RESERVED == 3
+    assert SourceValidation(3) is SourceValidation.RESERVED
 
 
 def test_fault_reasons_have_the_numbers_of_table_15() -> None:
