@@ -18,6 +18,8 @@ MAX_MAPS: Final = 65535
 PAGE_SIZE: Final = 4096
 """Granularity of ranges, in bytes."""
 
+_ALL_FLAGS: Final = int(DmaMapFlags.READ | DmaMapFlags.WRITE)
+
 AskRead = Callable[[int, int], bytes]
 AskWrite = Callable[[int, bytes], None]
 
@@ -78,7 +80,7 @@ class GuestMemory:
         """
         if not size or (address | size) % PAGE_SIZE or address + size > 1 << 64:
             raise OSError(errno.EINVAL, f"range {address:#x}+{size:#x} is no run of pages")
-        if not flags or flags & ~(DmaMapFlags.READ | DmaMapFlags.WRITE):
+        if not flags or int(flags) & ~_ALL_FLAGS:
             raise OSError(errno.EINVAL, f"DMA_MAP flags {int(flags):#x}")
         with self._lock:
             place = bisect.bisect_left(self._starts, address)

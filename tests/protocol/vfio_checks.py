@@ -23,6 +23,15 @@ def refused(number: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def ending_with(
+    kind: type[Exception], match: str | None = None
+) -> Iterator[pytest.ExceptionInfo[Exception]]:
+    """Expect that what is held inside raises this, at its end at the latest."""
+    with pytest.raises(kind, match=match) as caught:
+        yield caught
+
+
+@contextlib.contextmanager
 def eventfds(count: int) -> Iterator[list[int]]:
     """Hold some eventfds."""
     fds = [os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC) for _ in range(count)]
