@@ -4,7 +4,7 @@ Three layouts are in use (Linux kernel/irq/proc.c, show_interrupts(); arch/x86/k
 arch_show_interrupts()):
 
 - v6.1: the chip is ``IR-PCI-MSI`` and the number one of the shared PCI/MSI domain (requester id
-  in bits 19 and up, MSI-X index below);
+  in bits 26:11, MSI-X index below);
 - since the per-device domains of v6.2 the chip is ``IR-PCI-MSIX-0000:01:00.0`` and the number the
   device's own index;
 - v7.2 has columns as wide as the longest chip, and leaves out counters the CPU cannot have.

@@ -114,7 +114,8 @@ class GuestInterrupt:
     masked: bool = False
     """Whether the guest itself keeps it masked (disable_irq, or masked at the chip)."""
     handle: int | None = None
-    """Index of its IRTE, None when it is not behind remapping; see :func:`linux_entry_index`."""
+    """Index of its IRTE, None when it is not behind remapping; see
+    :func:`harness.remapping.linux.entry_index`."""
     vector: int | None = None
     """What the vector domain has for it; None: unknown, not compared. The next two likewise."""
     destination: int | None = None
@@ -162,16 +163,6 @@ class StoreView(Protocol):
     @property
     def enabled(self) -> bool:
         """Whether the store is on and the guest was granted this entry."""
-
-
-def linux_entry_index(hwirq: int) -> int:
-    """Return the index of the IRTE for the hardware number that Linux gives in its INTEL-IR domain.
-
-    The number is the first index of the block in 31:16 and the place in the block in 15:0
-    (drivers/iommu/intel/irq_remapping.c, intel_irq_remapping_alloc()). The kernel computes it as a
-    signed int, so from index 8000h on it arrives sign-extended to 64 bits.
-    """
-    return ((hwirq >> 16) & 0xFFFF) + (hwirq & 0xFFFF)
 
 
 def audit(

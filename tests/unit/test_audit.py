@@ -14,7 +14,6 @@ from harness.remapping.audit import (
     GuestInterrupt,
     Kind,
     audit,
-    linux_entry_index,
 )
 from harness.spec.ims import Store
 from harness.spec.msi import Message
@@ -374,19 +373,3 @@ def test_a_store_of_which_no_entry_is_given_is_not_compared(system: System) -> N
 def test_every_kind_of_finding_is_seen_in_this_file() -> None:
     text = Path(__file__).read_text()
     assert [kind.name for kind in Kind if f"Kind.{kind.name}" not in text] == []
-
-
-@pytest.mark.parametrize(
-    ("hwirq", "index"),
-    [
-        (0x0010_0000, 16),
-        (0x0020_0003, 35),
-        (0x7FFF_0000, 0x7FFF),
-        # (int)(8000h << 16) is negative, and the kernel's hwirq is an unsigned long.
-        (0xFFFF_FFFF_8000_0000, 0x8000),
-        (0xFFFF_FFFF_FFFF_0000, 0xFFFF),
-        (0xFFFF_FFFF_FFE0_001F, 0xFFFF),
-    ],
-)
-def test_linux_s_hardware_number_gives_the_index_of_the_entry(hwirq: int, index: int) -> None:
-    assert linux_entry_index(hwirq) == index
