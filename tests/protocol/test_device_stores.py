@@ -7,11 +7,12 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from device_guest import MESSAGE, Guest, running_guest, soon
+from device_guest import MESSAGE, Guest, guest_of, running_guest, soon
 
 from harness.devices.access_log import Area
 from harness.devices.device_spec import DeviceSpec
 from harness.devices.ledger import Outcome
+from harness.devices.test_function import TestFunction
 from harness.spec.ims import BAR_IMS, BAR_MSIX, Register, Store
 from harness.spec.pci import CapabilityId
 from harness.spec.vfio import IrqIndexNumber
@@ -218,11 +219,13 @@ def test_a_mapped_entry_is_watched_while_it_is_pending_and_no_longer() -> None:
         assert guest.next_message() == (MESSAGE, 0x99)
 
 
-def test_the_watch_ends_with_the_function_when_the_entry_stays_masked() -> None:
+def test_the_watch_ends_with_the_client_when_the_entry_stays_masked() -> None:
     threads = threading.active_count()
-    with running_guest(DeviceSpec(ims_mapped=True)) as guest:
-        guest.raise_ims(9)
-    assert threading.active_count() == threads
+    with TestFunction(DeviceSpec(ims_mapped=True)) as function:
+        with guest_of(function) as guest:
+            guest.raise_ims(9)
+            assert "ims-watch" in [thread.name for thread in threading.enumerate()]
+        assert threading.active_count() == threads
 
 
 # All stores

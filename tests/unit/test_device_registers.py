@@ -61,7 +61,7 @@ def test_nothing_but_whole_registers_can_be_accessed(
     bank: RegisterBank, offset: int, size: int
 ) -> None:
     assert bank.read(offset, size) is None
-    assert not bank.write(offset, bytes(size))
+    assert not bank.write(offset, b"\x01" * size)
 
 
 @pytest.mark.parametrize("offset", [0x10, 0x12])
