@@ -1,0 +1,339 @@
+"""The client of imsctl, against the real tool where no module is needed, else its real answers."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+import tty
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import GuestCommandError, ProtocolError
+from harness.guest.control import ALL, ANY, Control, ControlError
+from harness.host.deadline import Deadline
+from harness.host.resources import resource
+from harness.spec.ims import CompletionStatus, Store
+from harness.spec.msi import Message
+
+# As imsctl answered in a v6.12 guest.
+INTERRUPT = {
+    "store": "ims", "index": 3, "virq": 29, "hwirq": 3, "requested": True, "masked": False,
+    "cpu": 1, "vector": 39, "destination": 2, "cached_address": 0xFEE00258, "cached_data": 0,
+    "composed_address": 0xFEE00258, "composed_data": 0, "last_sequence": 34, "spurious": 0,
+    "counts": [1, 0],
+}  # fmt: skip
+DMAR_IRQ = {
+    "virq": 24, "activated": True, "started": True, "masked": False, "level": False, "cpu": 0,
+    "vector": 32, "destination": 1, "address": 0xFEE01004, "data": 0x4020, "depth": 2,
+    "levels": [
+        {"domain": "DMAR-MSI", "chip": "DMAR-MSI", "hwirq": 0},
+        {"domain": "VECTOR", "chip": "APIC", "hwirq": 24},
+    ],
+}  # fmt: skip
+CASCADE_IRQ = {
+    "virq": 2, "activated": False, "started": False, "masked": True, "level": True, "cpu": -1,
+    "depth": 1, "levels": [{"domain": "", "chip": "XT-PIC", "hwirq": 0}],
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def imsctl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tool, built for this host as it is for a guest."""
+    program = tmp_path_factory.mktemp("imsctl") / "imsctl"
+    sources = sorted(resource("guests/control").glob("*.c"))
+    flags = ["-std=gnu11", "-O1", "-Wall", "-Wextra", "-Werror", "-fsanitize=address,undefined"]
+    include = f"-I{resource('guests/module')}"
+    subprocess.run(["gcc", *flags, include, "-o", program, *sources], check=True)
+    return program
+
+
+class Pipes:
+    """A running ``imsctl serve`` behind two pipes."""
+
+    def __init__(self, process: subprocess.Popen[bytes]):
+        self.process = process
+
+    def send(self, data: bytes) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(data)
+        self.process.stdin.flush()
+
+    def receive(self) -> dict[str, Any]:
+        assert self.process.stdout
+        reply = json.loads(self.process.stdout.readline())
+        assert isinstance(reply, dict)
+        return reply
+
+    def ask(self, line: str, deadline: Deadline | None = None) -> str:
+        self.send(line.encode() + b"\n")
+        assert self.process.stdout
+        return self.process.stdout.readline().decode()
+
+
+@pytest.fixture
+def pipes(imsctl: Path) -> Iterator[Pipes]:
+    command = [str(imsctl), "serve"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            yield Pipes(process)
+        finally:
+            process.kill()
+
+
+class Answers:
+    """An exchange that gives recorded answers, with the tag of the request put in."""
+
+    def __init__(self, *answers: dict[str, Any]):
+        self.answers = list(answers)
+        self.requests: list[str] = []
+
+    def ask(self, line: str, deadline: Deadline | None = None) -> str:
+        request, _, tag = line.rpartition(" tag=")
+        self.requests.append(request)
+        return json.dumps({"errno": 0, "error": "", "tag": tag, **self.answers.pop(0)})
+
+
+def run(imsctl: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run([imsctl, *words], capture_output=True, check=False)
+    assert done.stdout.count(b"\n") == 1
+    return done.returncode, json.loads(done.stdout)
+
+
+# The tool.
+
+
+def test_help_teaches_every_operation(imsctl: Path) -> None:
+    status, reply = run(imsctl, "help")
+    assert status == 0
+    assert set(reply["operations"]) == {
+        "alloc", "request", "release", "free", "mask", "unmask", "move", "cycle", "fire", "list",
+        "stored", "function", "irqs", "hold", "drop", "reset", "cpus", "cpu", "bind", "unbind",
+        "ping",
+    }  # fmt: skip
+    assert run(imsctl)[1]["operations"] == reply["operations"]
+
+
+def test_the_exit_status_is_zero_only_when_errno_is(imsctl: Path) -> None:
+    status, reply = run(imsctl, "ping")
+    assert (status, reply["errno"], reply["release"]) == (0, 0, os.uname().release)
+    status, reply = run(imsctl, "function")
+    assert (status, reply["errno"]) == (1, "ENOENT")
+    assert "/dev/imstest" in reply["error"]
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("fly", "fly"),
+        ("alloc", "store"),
+        ("alloc store=pci", "pci"),
+        ("alloc store=ims colour=red", "colour=red"),
+        ("alloc store=ims function", "function"),
+        ("alloc store=ims count=", "count="),
+        ("alloc store=ims count=1x", "1x"),
+        ("alloc store=ims count=-1", "-1"),
+        ("alloc store=ims count =1", "count"),
+        ("alloc store=ims count=4294967296", "4294967296"),
+        ("alloc store=ims index=next", "next"),
+        ("alloc store=ims store=msi", "store"),
+        ("move store=ims", "cpu"),
+        ("cycle store=ims", "rounds"),
+        ("cpu id=0 state=asleep", "asleep"),
+        ("cpu id=0", "state"),
+        ("ping count=1", "count"),
+        ('ping \x01\x7f"\\', '"\\'),
+        (" ".join(["ping"] * 40), "32"),
+    ],
+)
+def test_a_bad_word_is_refused_and_named(pipes: Pipes, line: str, named: str) -> None:
+    pipes.send(line.encode() + b"\n")
+    reply = pipes.receive()
+    assert reply["errno"] == "EINVAL"
+    assert named in reply["error"]
+    assert json.loads(pipes.ask("ping"))["errno"] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"ping" + b" " * 10000, "a line of more than"),
+        (b"ping tag=" + b"x" * 4087, "a line of more than"),
+        (b"ping\0 tag=1", "NUL"),
+        (b"", "no such operation"),
+        (b"\xff\xfe\xc3", "no such operation"),
+    ],
+)
+def test_garbage_is_answered_once_and_forgotten(pipes: Pipes, line: bytes, why: str) -> None:
+    pipes.send(line + b"\nping tag=after\n")
+    reply = pipes.receive()
+    assert reply["errno"] == "EINVAL"
+    assert why in reply["error"]
+    assert pipes.receive()["tag"] == "after"
+
+
+def test_the_longest_line_is_served(pipes: Pipes) -> None:
+    tag = "x" * (4095 - len("ping tag="))
+    pipes.send(f"ping tag={tag}\n".encode())
+    assert pipes.receive()["tag"] == tag
+
+
+def test_requests_may_arrive_in_pieces_and_together(pipes: Pipes) -> None:
+    pipes.send(b"pi")
+    pipes.send(b"ng tag=1\r\nping tag=2\n\tping  tag=3\n")
+    assert [pipes.receive()["tag"] for _ in range(3)] == ["1", "2", "3"]
+
+
+def test_serve_ends_with_its_input(pipes: Pipes) -> None:
+    assert pipes.process.stdin
+    pipes.send(b"ping\nping")  # a line without an end is no request
+    pipes.receive()
+    pipes.process.stdin.close()
+    assert pipes.process.wait(10) == 0
+    assert pipes.process.stdout
+    assert pipes.process.stdout.read() == b""
+
+
+def test_serve_on_a_terminal_line_neither_echoes_nor_translates(imsctl: Path) -> None:
+    ours, theirs = os.openpty()
+    try:
+        tty.setraw(ours)
+        with subprocess.Popen([imsctl, "serve", os.ttyname(theirs)]) as process:
+            try:
+                os.write(ours, b"ping tag=1\n")
+                with os.fdopen(os.dup(ours), "rb", buffering=0) as stream:
+                    line = b""
+                    while not line.endswith(b"\n"):
+                        line += stream.read(4096)
+            finally:
+                process.kill()
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    assert line.count(b"\n") == 1
+    assert not line.endswith(b"\r\n")
+    assert json.loads(line)["tag"] == "1"
+
+
+# The client.
+
+
+def test_the_client_talks_to_the_tool(pipes: Pipes) -> None:
+    control = Control(pipes)
+    assert control.ping().release == os.uname().release
+    cpus = control.cpus()
+    assert len(cpus.cpus) == len({cpu.apic_id for cpu in cpus.cpus}) == os.cpu_count()
+    with pytest.raises(ControlError, match="ENOENT") as caught:
+        control.alloc(Store.IMS, 4)
+    assert caught.value.errno == errno.ENOENT
+    assert caught.value.done == 0
+    with pytest.raises(ControlError) as caught:
+        control.set_cpu(1 << 20, online=True)
+    assert caught.value.errno == errno.ENOENT
+
+
+def test_an_interrupt_comes_back_as_its_facts() -> None:
+    answers = Answers({"index": 3, "done": 1, "interrupts": [INTERRUPT]})
+    (interrupt,) = Control(answers).move(Store.IMS, 1, 3)
+    assert answers.requests == ["move store=ims index=3 count=1 cpu=1"]
+    assert (interrupt.store, interrupt.index, interrupt.virq) == (Store.IMS, 3, 29)
+    assert interrupt.counts == (1, 0)
+    assert interrupt.composed == interrupt.cached == Message(0xFEE00258, 0)
+
+
+def test_the_machines_interrupts_may_lack_a_vector_and_a_message() -> None:
+    dmar, cascade = Control(Answers({"irqs": [DMAR_IRQ, CASCADE_IRQ]})).irqs()
+    assert dmar.domains == ("DMAR-MSI", "VECTOR")
+    assert dmar.message == Message(0xFEE01004, 0x4020)
+    assert (cascade.vector, cascade.message, cascade.cpu) == (None, None, -1)
+
+
+def test_any_index_and_a_least_count_are_words_of_the_request() -> None:
+    answers = Answers({"index": 7, "done": 2}, {"index": 0, "done": 4})
+    control = Control(answers)
+    assert control.alloc(Store.IMS, 2, index=ANY).index == 7
+    assert control.alloc(Store.MSI, 8, least=1, facts=False).done == 4
+    assert answers.requests == [
+        "alloc store=ims count=2 index=any facts=1",
+        "alloc store=msi count=8 index=0 least=1 facts=0",
+    ]
+
+
+def test_an_error_carries_the_errno_and_what_was_done() -> None:
+    control = Control(Answers({"errno": "ENOSPC", "error": "No space", "done": 391}))
+    with pytest.raises(ControlError, match=r"request store=ims.*ENOSPC.*after 391") as caught:
+        control.request(Store.IMS, count=ALL)
+    assert (caught.value.errno, caught.value.done) == (errno.ENOSPC, 391)
+    assert isinstance(caught.value, GuestCommandError)
+
+
+def test_a_hold_without_a_count_ends_with_the_kernels_refusal() -> None:
+    full = {"errno": "ENOMEM", "error": "", "done": 65519, "total": 65519}
+    held = Control(Answers(full)).hold()
+    assert (held.done, held.total, held.refusal) == (65519, 65519, errno.ENOMEM)
+
+
+@pytest.mark.parametrize(("count", "done"), [(70000, 65519), (ALL, 0)])
+def test_a_hold_that_took_too_few_is_an_error(count: int, done: int) -> None:
+    refused = {"errno": "ENOMEM", "error": "", "done": done, "total": done}
+    with pytest.raises(ControlError):
+        Control(Answers(refused)).hold(count)
+
+
+def test_a_completion_keeps_a_status_that_nobody_knows() -> None:
+    words = {"completion": "unknown", "sequence": 0, "device_status": 3}
+    control = Control(Answers({"status": 77, **words}, {"status": 3, **words}))
+    assert control.fire(Store.IMS).status == 77
+    completion = control.fire(Store.IMS, 9999)
+    assert completion.status == CompletionStatus.BAD_HANDLE
+    assert (completion.device.wq_active, completion.device.wq_error) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"virq": "29"},
+        {"virq": None},
+        {"virq": True},
+        {"requested": 1},
+        {"store": "pci"},
+        {"store": 3},
+        {"counts": 1},
+        {"counts": [1, "0"]},
+        {"cached_data": 0.0},
+    ],
+)
+def test_a_fact_of_another_type_is_a_protocol_error(change: dict[str, Any]) -> None:
+    answers = Answers({"interrupts": [{**INTERRUPT, **change}]})
+    with pytest.raises(ProtocolError, match=next(iter(change))):
+        Control(answers).interrupts(Store.IMS)
+
+
+def test_a_missing_fact_is_a_protocol_error() -> None:
+    rest = {name: value for name, value in INTERRUPT.items() if name != "vector"}
+    with pytest.raises(ProtocolError, match="vector"):
+        Control(Answers({"interrupts": [rest]})).interrupts(Store.IMS)
+    with pytest.raises(ProtocolError, match="interrupts"):
+        Control(Answers({})).interrupts(Store.IMS)
+
+
+def test_an_interrupt_that_is_not_allocated_is_said_so() -> None:
+    with pytest.raises(GuestCommandError, match="IMS interrupt 5"):
+        Control(Answers({"interrupts": []})).interrupt(Store.IMS, 5)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["", "Segmentation fault", "[]", '{"op": "ping"}', '{"errno": 0, "tag": "0"}', '{"errno": 0}'],
+)
+def test_a_line_that_answers_nothing_or_another_request_is_a_protocol_error(line: str) -> None:
+    class Line:
+        def ask(self, _: str, deadline: Deadline | None = None) -> str:
+            return line
+
+    with pytest.raises(ProtocolError):
+        Control(Line()).ping()
