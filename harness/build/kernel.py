@@ -76,6 +76,15 @@ def find_kernel(roots: Roots, recipe: KernelRecipe) -> KernelArtifact | None:
     return _describe(recipe, entry) if entry else None
 
 
+def refresh_kernel(roots: Roots, recipe: KernelRecipe) -> KernelArtifact:
+    """Return the kernel of a recipe as the archive has it now; no guest of it may be running.
+
+    :raises BuildError: as :func:`provide_kernel`; the older one is gone then.
+    """
+    roots.forget(KIND, recipe.name, recipe.root)
+    return provide_kernel(roots, recipe)
+
+
 def _describe(recipe: KernelRecipe, entry: Path) -> KernelArtifact:
     root = entry / "root"
     # A root with merged /usr shows the same directory twice.

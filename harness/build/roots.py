@@ -75,7 +75,7 @@ class Roots:
         """Return the entry of a root, after making it if need be: ``root/`` and ``packages``.
 
         ``finish(entry, log)`` completes it, e.g. runs something in it. The key is the recipe: what
-        the archive has newer today goes into the next root that is made (see ``forget``).
+        the archive has newer today goes into the next root that is made (see :meth:`forget`).
 
         :raises BuildError: a step failed; it names the step, and its evidence is the log's tail.
         :raises MissingRequirement: the host lacks something.
@@ -91,6 +91,10 @@ class Roots:
     def find(self, kind: str, name: str, recipe: RootRecipe) -> Path | None:
         """Return the entry of a root when it is there."""
         return self._cache.find(kind, name, root_key(recipe))
+
+    def forget(self, kind: str, name: str, recipe: RootRecipe) -> None:
+        """Remove a root, so that the next one has what the archive has then."""
+        self._cache.forget(kind, name, root_key(recipe))
 
     def _make(self, recipe: RootRecipe, entry: Path, log: Path) -> None:
         archive = find_archive()

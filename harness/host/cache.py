@@ -123,6 +123,15 @@ class Cache:
                     self._make(path, log, make)
         return path
 
+    def forget(self, kind: str, name: str, key: str) -> None:
+        """Remove an entry, so that it is made anew when it is next wanted.
+
+        :raises DeadlineExpired: another run did not finish making it.
+        """
+        path = self._path(kind, name, key)
+        with self.lock(f"{kind}-{path.name}", f"{kind} {name}"):
+            _remove(path)
+
     @contextlib.contextmanager
     def lock(self, name: str, what: str) -> Iterator[None]:
         """Hold the lock ``name`` against every other user of the cache; ``what`` is for messages.

@@ -27,9 +27,10 @@ http://other.example/tools/|nodistro|$(CODENAME)|/etc/apt/b.list:3
 """
 
 DEB822 = """\
+# The comment of a whole file is no entry.
+
 Types: deb
 URIs: http://archive.example/debian
-# Signed-By: /commented.gpg
 Suites: bookworm
 Signed-By: /usr/share/keyrings/one.gpg
 

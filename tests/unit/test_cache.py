@@ -63,6 +63,14 @@ def test_an_entry_is_made_once_and_then_found(cache: Cache) -> None:
     assert (cache.directory / "logs/kind-thing.log").read_text() == "said\n"
 
 
+def test_a_forgotten_entry_is_made_anew(cache: Cache) -> None:
+    cache.provide("kind", "thing", "k1", writing("one"))
+    cache.forget("kind", "thing", "k1")
+    assert cache.find("kind", "thing", "k1") is None
+    made = cache.provide("kind", "thing", "k1", writing("two"))
+    assert (made / "file").read_text() == "two"
+
+
 def test_another_key_is_another_entry(cache: Cache) -> None:
     first = cache.provide("kind", "thing", "k1", writing("one"))
     second = cache.provide("kind", "thing", "k2", writing("two"))
