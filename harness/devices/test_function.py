@@ -227,7 +227,7 @@ class TestFunction:
 
     @property
     def irqs(self) -> Sequence[IrqIndex]:
-        """The interrupt indices by VFIO index: MSI and MSI-X."""
+        """The interrupt indices by VFIO index: MSI, MSI-X, and errors (never signalled)."""
         eventfd = IrqInfoFlags.EVENTFD
         irqs = [IrqIndex(0, IrqInfoFlags(0))] * len(IrqIndexNumber)
         # As the kernel's VFIO does: MSI never grows, MSI-X does since v6.5 ("vfio/pci: Clear
@@ -237,6 +237,8 @@ class TestFunction:
             self.spec.msix_vectors,
             eventfd | IrqInfoFlags.NORESIZE if self.spec.msix_noresize else eventfd,
         )
+        # Every PCI Express function has this one; without it QEMU warns.
+        irqs[IrqIndexNumber.ERR] = IrqIndex(1, eventfd | IrqInfoFlags.NORESIZE)
         return irqs
 
     def attached(self, bus: Bus) -> None:
