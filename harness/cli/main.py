@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
 from harness.errors import HarnessError, Verdict
-from harness.host.signals import interruptible
+from harness.host.signals import Interrupted, signals_as_interrupt
 
 VERBS: Final = ("run", "kernels", "build", "doctor", "capabilities", "poke")
 
@@ -71,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         format="%(relativeCreated)7d ms %(name)s: %(message)s",
     )
     try:
-        with interruptible():
+        with signals_as_interrupt():
             verdict = cast(Verdict, args.run(args))
     except HarnessError as error:
         print(f"imsh: {error.verdict}: {error}", file=sys.stderr)
         return error.verdict.exit_status
-    except KeyboardInterrupt:
-        print("imsh: interrupted", file=sys.stderr)
-        return 130
+    except Interrupted as interrupt:
+        print(f"imsh: {interrupt}", file=sys.stderr)
+        return 128 + interrupt.number
     except BrokenPipeError:
         # The reader of our output (head, less) has gone: that is its right.
         sys.stderr.close()

@@ -1,0 +1,249 @@
+"""A test function in a running guest: its model, its driver, and every way to look at it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from harness.devices.access_log import Area
+from harness.devices.store import StoreEntry
+from harness.devices.test_function import TestFunction
+from harness.errors import CheckFailed, GuestCommandError, HarnessError
+from harness.guest.control import Control
+from harness.guest.facts import Function, Interrupt
+from harness.host.deadline import Deadline, wait_until
+from harness.qemu.machine import Machine
+from harness.qemu.trace import MSIX_TABLE
+from harness.remapping.audit import Finding, audit
+from harness.remapping.unit import RemappingTable, UnitState
+from harness.spec import ims
+from harness.spec.ims import Store
+from harness.spec.msi import Message, MsixEntry
+from harness.spec.vtd import Entry
+from harness.testbed.source_gate import SourceGate
+from harness.testbed.views import guest_interrupts
+from harness.vfio_user.server import DeviceServer
+
+BIND_SECONDS: Final = 20.0
+STORES: Final = (Store.MSI, Store.MSIX, Store.IMS)
+
+
+@dataclass(slots=True)
+class StoreTraps:
+    """Trapped guest accesses by store, over one measurement; good when it has ended."""
+
+    counts: dict[Store, int] = field(default_factory=dict)
+
+    def __getitem__(self, store: Store) -> int:
+        return self.counts[store]
+
+
+class PluggedFunction:
+    """A function in the guest. Made by ``Vm.plugged``."""
+
+    def __init__(
+        self,
+        machine: Machine,
+        control: Control,
+        function: TestFunction,
+        server: DeviceServer,
+        gate: SourceGate,
+        identifier: str,
+    ):
+        self.machine = machine
+        self.control = control
+        """The driver's operations, in the guest."""
+        self.model = function
+        """The device's own view: events, accesses, stores."""
+        self.server = server
+        self._gate = gate
+        self._identifier = identifier
+        self._unit: UnitState | None = None
+        self._facts: Function | None = None
+        self.requester_id = 0
+        """Bus, device and function, as in the source id of an IRTE."""
+
+    def bind(self, unit: UnitState | None) -> None:
+        """Wait for the guest's driver, and learn where the function is."""
+        self._facts = self._wait_bound()
+        self._unit = unit
+        self.requester_id = parse_slot(self._facts.slot)
+        if unit:
+            self._gate.watch(unit, self.requester_id)
+
+    def _wait_bound(self) -> Function:
+        deadline = Deadline(BIND_SECONDS, "the guest's driver binding the test function")
+        last: list[str] = []
+
+        def bound() -> Function | None:
+            self.server.check()
+            try:
+                return self.control.function()
+            except GuestCommandError as error:
+                last[:] = [error.message]
+                return None
+
+        try:
+            return wait_until(bound, deadline)
+        except HarnessError as error:
+            error.evidence = error.evidence or "\n".join(last)
+            raise
+
+    @property
+    def slot(self) -> str:
+        """PCI name in the guest, e.g. ``0000:01:00.0``."""
+        assert self._facts is not None
+        return self._facts.slot
+
+    # IRTEs.
+
+    def table(self) -> RemappingTable:
+        """Return the remapping table that the function's messages go through.
+
+        :raises HarnessError: remapping is off.
+        """
+        if self._unit is None or not self._unit.remapping_enabled:
+            raise HarnessError("there is no interrupt remapping in front of the function")
+        return RemappingTable.of(self._unit, self.machine.memory)
+
+    def irtes(self) -> dict[int, Entry]:
+        """Return the present IRTEs whose source id is this function, by index."""
+        return {
+            index: entry
+            for index, entry in self.table().present_entries().items()
+            if getattr(entry, "source_id", None) == self.requester_id
+        }
+
+    def irte(self, message: Message) -> Entry:
+        """Return the IRTE that a message names.
+
+        :raises CheckFailed: the message is in compatibility format, or names none.
+        """
+        request = message.decode() if message.is_interrupt else None
+        index = getattr(request, "index", None)
+        if index is None:
+            raise CheckFailed(f"{message} does not name an IRTE")
+        return self.table().read_entry(index)
+
+    # Stores.
+
+    def stores(self) -> list[StoreEntry]:
+        """Return every entry of every store, the MSI-X table that QEMU keeps for us included."""
+        entries = self.model.stores()
+        if any(entry.address is None for entry in entries):
+            table = self._msix_table()
+            entries = [
+                _with_message(entry, table[entry.index]) if entry.address is None else entry
+                for entry in entries
+            ]
+        return entries
+
+    def message(self, store: Store, index: int) -> Message:
+        """Return the message as it stands in a store, seen from outside the guest."""
+        for entry in self.stores():
+            if (entry.store, entry.index) == (store, index):
+                assert entry.address is not None
+                assert entry.data is not None
+                return Message(entry.address, entry.data)
+        raise ValueError(f"the function has no interrupt {store.name} {index}")
+
+    def _msix_table(self) -> list[MsixEntry]:
+        # Read where the guest would read it, through the monitor: QEMU's VFIO keeps the table.
+        count = self.model.spec.msix_vectors
+        base = self._bar_address(ims.BAR_MSIX) + ims.MSIX_TABLE_OFFSET
+        text = self.machine.qmp.human(f"xp /{count * 4}wx {base:#x}")
+        words = [int(word, 16) for word in re.findall(r"\b0x[0-9a-f]{8}\b", text)]
+        raw = b"".join(word.to_bytes(4, "little") for word in words)
+        size = MsixEntry.SIZE
+        return [MsixEntry.unpack(raw[at : at + size]) for at in range(0, count * size, size)]
+
+    def _bar_address(self, bar: int) -> int:
+        for bus in self.machine.qmp.execute("query-pci"):
+            for bridge in bus["devices"]:
+                for device in bridge.get("pci_bridge", {}).get("devices", []):
+                    if device["qdev_id"] == self._identifier:
+                        return next(
+                            int(region["address"])
+                            for region in device["regions"]
+                            if region["bar"] == bar
+                        )
+        raise HarnessError(f"QEMU has no device {self._identifier}")
+
+    # Checks.
+
+    def interrupts(self) -> list[Interrupt]:
+        """Return every interrupt that is allocated for the function in the guest."""
+        return [item for store in STORES for item in self.control.interrupts(store)]
+
+    def audit(self) -> list[Finding]:
+        """Hold IRTEs, the guest's interrupt list and the stores against each other (row B8)."""
+        assert self._unit is not None
+        return audit(
+            self.table().present_entries(),
+            guest_interrupts(self.control.irqs(), self.interrupts(), self.requester_id),
+            self.stores(),
+            extended_mode=self._unit.extended_mode,
+        )
+
+    def check_audit(self) -> None:
+        """Audit.
+
+        :raises CheckFailed: the three views disagree; each disagreement is named.
+        """
+        if findings := self.audit():
+            raise CheckFailed(
+                f"the audit found {len(findings)} disagreements",
+                evidence="\n".join(map(str, findings)),
+            )
+
+    def dump(self) -> None:
+        """Write the stores and what became of each event into the machine's workspace."""
+        workspace = self.machine.workspace
+        with contextlib.suppress(HarnessError):
+            shown = [entry for entry in self.stores() if entry.enabled or entry.address]
+            workspace.write("stores.txt", "".join(f"{entry}\n" for entry in shown))
+        events = [*self.model.ledger.events(), *self.model.ledger.findings()]
+        workspace.write("events.txt", "".join(f"{event}\n" for event in events))
+        accesses = self.model.accesses.accesses()
+        workspace.write("accesses.txt", "".join(f"{access}\n" for access in accesses))
+
+    @contextlib.contextmanager
+    def trapped(self) -> Iterator[StoreTraps]:
+        """Count the guest's trapped accesses to the stores while this is held.
+
+        All of them arrive at the model but those to the MSI-X table, which end in QEMU.
+        """
+        traps = StoreTraps()
+        mark = self.model.accesses.mark()
+        with self.machine.trapped_accesses() as in_qemu:
+            yield traps
+        seen = self.model.accesses.counts_since(mark)
+        traps.counts = {
+            Store.MSI: seen[Area.MSI].total,
+            Store.MSIX: seen[Area.MSIX_CONTROL].total
+            + seen[Area.MSIX_PBA].total
+            + in_qemu.count(MSIX_TABLE),
+            Store.IMS: seen[Area.IMS].total,
+        }
+
+
+def _with_message(entry: StoreEntry, stored: MsixEntry) -> StoreEntry:
+    return dataclasses.replace(
+        entry, address=stored.address, data=stored.data, masked=bool(stored.control.mask)
+    )
+
+
+def parse_slot(slot: str) -> int:
+    """Return the requester id of a PCI name: bus in 15:8, device in 7:3, function in 2:0.
+
+    :raises ValueError: it is not a PCI name.
+    """
+    match = re.fullmatch(r"[0-9a-f]{4}:([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", slot)
+    if match is None:
+        raise ValueError(f"not a PCI name: {slot!r}")
+    bus, device, function = (int(part, 16) for part in match.groups())
+    return bus << 8 | device << 3 | function

@@ -1,0 +1,209 @@
+"""A virtual machine with a guest in it that answers: the parts joined."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from importlib.metadata import version
+from typing import Final
+
+from harness.build.provision import Guest
+from harness.build.qemu import QemuBinary
+from harness.devices.device_spec import DeviceSpec
+from harness.devices.test_function import TestFunction
+from harness.errors import CheckFailed, HarnessError
+from harness.guest.control import Control
+from harness.guest.identity import make_identity
+from harness.guest.kernel_log import Finding, alarm, findings
+from harness.guest.ssh import SshSession, ssh_session
+from harness.host.deadline import Deadline
+from harness.host.workspace import Workspace, nameless_listener
+from harness.qemu.command import MachineSpec, vfio_user_device
+from harness.qemu.machine import Boot, Machine, running_machine
+from harness.remapping.unit import RemappingTable, UnitState, read_unit
+from harness.testbed.plugged import PluggedFunction
+from harness.testbed.source_gate import SourceGate
+from harness.vfio_user.server import device_server
+
+IOMMU_BASE: Final = 0xFED9_0000
+"""Registers of the machine's VT-d unit (QEMU hw/i386/intel_iommu, Q35_HOST_BRIDGE_IOMMU_ADDR)."""
+
+CONTROL_TOOL: Final = "imsctl serve"
+
+
+class Vm:
+    """A running guest with its sessions. Made by :func:`running_vm`, which owns all of them."""
+
+    def __init__(
+        self,
+        guest: Guest,
+        qemu: QemuBinary,
+        machine: Machine,
+        ssh: SshSession,
+        control: Control,
+        served: contextlib.ExitStack,
+    ):
+        self.guest = guest
+        self.qemu = qemu
+        self.machine = machine
+        self.ssh = ssh
+        self.control = control
+        """The control tool in the guest."""
+        self._served = served
+        self._plugged = 0
+
+    @property
+    def spec(self) -> MachineSpec:
+        """The machine's specification."""
+        return self.machine.spec
+
+    @property
+    def workspace(self) -> Workspace:
+        """Where its console, transcripts and dumps go."""
+        return self.machine.workspace
+
+    def provenance(self) -> dict[str, str]:
+        """Return what this machine is made of, for reports."""
+        return {
+            "kernel": self.guest.kernel.name,
+            "kernel release": self.guest.kernel.release,
+            "kernel package": self.guest.kernel.version,
+            "machine": self.spec.name,
+            "qemu": self.qemu.version,
+            "qemu origin": self.qemu.origin,
+            "module": self.guest.module.module.parent.name,
+            "imsh": version("imsh"),
+        }
+
+    def remapping_unit(self) -> UnitState | None:
+        """Return the state of the VT-d unit, None when the machine has none."""
+        if self.spec.iommu is None:
+            return None
+        return read_unit(self.machine.registers(IOMMU_BASE))
+
+    def remapping_table(self) -> RemappingTable:
+        """Return the interrupt remapping table in guest memory.
+
+        :raises HarnessError: remapping is not enabled.
+        """
+        unit = self.remapping_unit()
+        if unit is None or not unit.remapping_enabled:
+            raise HarnessError(f"the guest on {self.spec.name} has not enabled remapping")
+        return RemappingTable.of(unit, self.machine.memory)
+
+    def kernel_log(self) -> str:
+        """Return what the kernel has logged so far (dmesg)."""
+        return self.ssh.run("dmesg").stdout
+
+    def kernel_findings(self) -> list[Finding]:
+        """Return the lines of the kernel's log that a sound kernel does not write."""
+        return findings(self.kernel_log())
+
+    def check_kernel_log(self) -> None:
+        """Look for what a sound kernel does not log.
+
+        :raises CheckFailed: there is some; each is named with its lines.
+        """
+        if found := self.kernel_findings():
+            raise CheckFailed(
+                "the guest's kernel log is not clean",
+                evidence="\n".join(map(str, found)),
+            )
+
+    @property
+    def free_ports(self) -> int:
+        """How many functions can still be plugged into this machine."""
+        return self.spec.root_ports - self._plugged
+
+    @contextlib.contextmanager
+    def plugged(self, spec: DeviceSpec | None = None) -> Iterator[PluggedFunction]:
+        """Hold a test function, plugged into the running guest and bound to its driver.
+
+        At exit the driver is unbound. The function keeps its port until the machine ends: QEMU 11.1
+        aborts when a vfio-user device with MSI-X is unplugged (vfio_user_msix_teardown() runs when
+        the BARs are gone already).
+
+        :raises HarnessError: every port of the machine is taken.
+        """
+        if not self.free_ports:
+            raise HarnessError(f"all {self.spec.root_ports} ports of the machine are taken")
+        number = self._plugged
+        self._plugged += 1
+        identifier = f"ims{number}"
+        gate = SourceGate(self.machine.memory)
+        model = self._served.enter_context(TestFunction(spec, gate))
+        listener, path = self._served.enter_context(nameless_listener())
+        transcript = self.workspace.path(f"vfio-user-{number}.log")
+        server = self._served.enter_context(device_server(model, listener, transcript=transcript))
+        self.machine.plug(vfio_user_device(identifier, path, port=f"port{number}"))
+        plugged = PluggedFunction(self.machine, self.control, model, server, gate, identifier)
+        plugged.bind(self.remapping_unit())
+        try:
+            yield plugged
+        except BaseException:
+            plugged.dump()
+            raise
+        finally:
+            if self.machine.vitals.error is None:
+                self.control.unbind(plugged.slot)
+        server.check()
+
+    def dump(self) -> None:
+        """Write what may explain a failure into the workspace; never raises a HarnessError."""
+        with contextlib.suppress(HarnessError):
+            self.workspace.write("guest-dmesg.txt", self.kernel_log())
+        with contextlib.suppress(HarnessError):
+            entries = self.remapping_table().present_entries()
+            lines = (f"{index:5} {entry}\n" for index, entry in sorted(entries.items()))
+            self.workspace.write("irtes.txt", "".join(lines))
+        with contextlib.suppress(HarnessError):
+            self.workspace.write("proc-interrupts.txt", self.ssh.run("cat /proc/interrupts").stdout)
+
+
+@contextlib.contextmanager
+def running_vm(
+    guest: Guest,
+    qemu: QemuBinary,
+    spec: MachineSpec,
+    workspace: Workspace,
+    *,
+    kernel_arguments: tuple[str, ...] = (),
+) -> Iterator[Vm]:
+    """Hold a booted guest that answers over SSH; it is ended at exit.
+
+    When the body fails, the guest's log, the IRTEs and the interrupt list are put beside the
+    console and the transcripts in the workspace.
+
+    :raises GuestPanic: the guest's kernel panicked or oopsed.
+    :raises QemuExited, LaunchError: QEMU ended.
+    :raises DeadlineExpired: the guest did not come up.
+    """
+    identity = make_identity()
+    boot = Boot(
+        kernel=guest.kernel.vmlinuz,
+        image=guest.image.initramfs,
+        overlay=identity.overlay(),
+        kernel_arguments=kernel_arguments,
+    )
+    with contextlib.ExitStack() as stack:
+        machine = stack.enter_context(
+            running_machine(spec, qemu=qemu.argv, boot=boot, workspace=workspace, alarm=alarm)
+        )
+        machine.wait_ready()
+        ssh = stack.enter_context(
+            ssh_session(
+                machine.ssh_address(),
+                identity,
+                machine.vitals,
+                deadline=Deadline(20.0, "the guest's SSH server"),
+            )
+        )
+        channel = stack.enter_context(ssh.line_channel(CONTROL_TOOL))
+        # Ended before the machine would disconnect them one by one, and after the sessions.
+        served = stack.enter_context(contextlib.ExitStack())
+        vm = Vm(guest, qemu, machine, ssh, Control(channel), served)
+        try:
+            yield vm
+        except BaseException:
+            vm.dump()
+            raise
