@@ -6,7 +6,7 @@ import errno
 import json
 import os
 import subprocess
-import tty
+import termios
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import pytest
 
 from harness.errors import GuestCommandError, ProtocolError
 from harness.guest.control import ALL, ANY, Control, ControlError
-from harness.host.deadline import Deadline
+from harness.host.deadline import Deadline, wait_until
 from harness.host.resources import resource
 from harness.spec.ims import CompletionStatus, Store
 from harness.spec.msi import Message
@@ -133,7 +133,7 @@ def test_the_exit_status_is_zero_only_when_errno_is(imsctl: Path) -> None:
         ("alloc", "store"),
         ("alloc store=pci", "pci"),
         ("alloc store=ims colour=red", "colour=red"),
-        ("alloc store=ims function", "function"),
+        ("alloc store=ims function", "function: not KEY=VALUE"),
         ("alloc store=ims count=", "count="),
         ("alloc store=ims count=1x", "1x"),
         ("alloc store=ims count=-1", "-1"),
@@ -201,9 +201,10 @@ def test_serve_ends_with_its_input(pipes: Pipes) -> None:
 def test_serve_on_a_terminal_line_neither_echoes_nor_translates(imsctl: Path) -> None:
     ours, theirs = os.openpty()
     try:
-        tty.setraw(ours)
         with subprocess.Popen([imsctl, "serve", os.ttyname(theirs)]) as process:
             try:
+                deadline = Deadline(10.0, "imsctl to take the line over")
+                wait_until(lambda: not termios.tcgetattr(theirs)[3] & termios.ECHO, deadline)
                 os.write(ours, b"ping tag=1\n")
                 with os.fdopen(os.dup(ours), "rb", buffering=0) as stream:
                     line = b""
@@ -326,9 +327,20 @@ def test_an_interrupt_that_is_not_allocated_is_said_so() -> None:
         Control(Answers({"interrupts": []})).interrupt(Store.IMS, 5)
 
 
+PONG = '"release": "6.12", "module": true'
+
+
 @pytest.mark.parametrize(
     "line",
-    ["", "Segmentation fault", "[]", '{"op": "ping"}', '{"errno": 0, "tag": "0"}', '{"errno": 0}'],
+    [
+        "",
+        "Segmentation fault",
+        "[]",
+        f'{{"tag": "1", {PONG}}}',
+        f'{{"errno": 0, {PONG}}}',
+        f'{{"errno": 0, "tag": "0", {PONG}}}',
+        f'{{"errno": "EIO", "tag": "0", {PONG}}}',
+    ],
 )
 def test_a_line_that_answers_nothing_or_another_request_is_a_protocol_error(line: str) -> None:
     class Line:

@@ -58,7 +58,7 @@ def value_of(text: str) -> int:
 def header_numbers() -> dict[str, int]:
     """Return every number that the header defines, without the prefix."""
     found = re.findall(
-        rf"^#define +{PREFIX}(\w+)\t+(\S.*?)(?:\s*/\*.*)?$", HEADER.read_text(), re.MULTILINE
+        rf"^#define +{PREFIX}(\w+)[ \t]+(\S.*?)(?:\s*/\*.*)?$", HEADER.read_text(), re.MULTILINE
     )
     return {name: value_of(text) for name, text in found}
 
