@@ -14,6 +14,9 @@ from typing import Final
 MAX_REPORT_LINES: Final = 80
 """A report that has not come to its end by then is taken for a single line."""
 
+MAX_TEXT_LINES: Final = 5
+"""How far above the line that names it a report is looked for to begin ("cut here")."""
+
 
 class Kind(enum.StrEnum):
     """What happened."""
@@ -149,7 +152,9 @@ def _classify(text: str) -> Kind | None:
 
 def _report(lines: Sequence[str], number: int) -> tuple[int, int]:
     """Return the first line of the report around a line, and the one behind its last."""
-    first = number - 1 if number and _CUT.search(lines[number - 1]) else number
+    # A WARN with a text of its own has it between the two.
+    before = range(max(0, number - MAX_TEXT_LINES), number)
+    first = next((n for n in reversed(before) if _CUT.search(lines[n])), number)
     for index in range(number + 1, min(number + MAX_REPORT_LINES, len(lines))):
         if _END.search(lines[index]):
             # An oops goes on behind its trace, up to a marker of its own.

@@ -141,19 +141,13 @@ class Machine:
         self.vitals.check()
         return trapped_accesses(self.qmp, self.workspace.path("trace.log"))
 
-    def plug(
-        self,
-        device: Json,
-        *,
-        meanwhile: Callable[[], None] | None = None,
-        deadline: Deadline | None = None,
-    ) -> None:
-        """Plug a device in; ``meanwhile`` accepts and serves its connection (see QmpSession).
+    def plug(self, device: Json, deadline: Deadline | None = None) -> None:
+        """Plug a device in. One that is served here must have its server running already.
 
         :raises MonitorCommandError: QEMU refused it.
         """
         self.vitals.check()
-        self.qmp.execute("device_add", device, meanwhile=meanwhile, deadline=deadline)
+        self.qmp.execute("device_add", device, deadline=deadline)
 
     def unplug(self, identifier: str, deadline: Deadline | None = None) -> None:
         """Ask the guest to let go of a device, and wait until it is gone.
@@ -287,7 +281,6 @@ def running_machine(
     workspace: Workspace,
     alarm: Callable[[str], str | None],
     devices: Sequence[Json] = (),
-    once_started: Callable[[], None] | None = None,
 ) -> Iterator[Machine]:
     """Hold a machine whose QEMU runs and whose guest boots; it is ended at exit.
 
@@ -295,9 +288,8 @@ def running_machine(
 
     :param qemu: QEMU's path, or a loader with arguments in front of it.
     :param alarm: says which disaster a console line announces, or None.
-    :param devices: plugged in from the start, see :func:`~harness.qemu.command.vfio_user_device`.
-    :param once_started: called when QEMU runs but before its monitor is waited for: to accept the
-        connections of ``devices``, without which QEMU's start does not end.
+    :param devices: plugged in from the start, see :func:`~harness.qemu.command.vfio_user_device`;
+        their servers must be running already, or QEMU's start does not end.
     :raises LaunchError: QEMU did not start; carries its output and its arguments.
     """
     nonce = secrets.token_hex(8)
@@ -362,8 +354,6 @@ def running_machine(
                     on_end=machine._on_exit,
                 )
             )
-            if once_started:
-                once_started()
             machine.qmp = stack.enter_context(
                 qmp_session(
                     monitor,

@@ -89,12 +89,8 @@ class QmpSession:
         arguments: Mapping[str, object] | None = None,
         *,
         deadline: Deadline | None = None,
-        meanwhile: Callable[[], None] | None = None,
     ) -> Any:
         """Run a command and return its answer.
-
-        ``meanwhile`` runs here once the command is under way: for commands that QEMU ends only when
-        the harness does its part, like plugging a device that the harness serves.
 
         :raises MonitorCommandError: QEMU refused.
         :raises DeadlineExpired: no answer came.
@@ -106,8 +102,6 @@ class QmpSession:
             asyncio.wait_for(coroutine, deadline.remaining()), self._loop
         )
         try:
-            if meanwhile:
-                meanwhile()
             return future.result()
         except ExecuteError as error:
             raise MonitorCommandError(command, error.error_class, error.error.error.desc) from None
