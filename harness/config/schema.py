@@ -62,19 +62,6 @@ def load_directory(directory: Path, cls: type[T]) -> dict[str, T]:
     return {path.stem: load(path, cls) for path in sorted(directory.glob(f"*{SUFFIX}"))}
 
 
-def choose(items: Mapping[str, T], name: str, what: str) -> T:
-    """Return ``items[name]``.
-
-    :raises ConfigError: there is none; the message lists what there is.
-    """
-    try:
-        return items[name]
-    except KeyError:
-        raise ConfigError(
-            f"there is no {what} {name!r}", hint=_allowed(name, items, "known")
-        ) from None
-
-
 def _document(place: Place, cls: type[T], stem: str) -> T:
     fixed = {}
     if any(field.name == "name" for field in dataclasses.fields(cast(Any, cls))):
@@ -82,11 +69,11 @@ def _document(place: Place, cls: type[T], stem: str) -> T:
     return cast(T, _dataclass(place, cls, fixed))
 
 
-def _allowed(given: str, names: Iterable[str], word: str = "allowed") -> str:
+def _allowed(given: str, names: Iterable[str]) -> str:
     names = sorted(names)
     near = difflib.get_close_matches(given, names, n=1)
     guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"{guess}{word}: {', '.join(names) or 'nothing'}"
+    return f"{guess}allowed: {', '.join(names) or 'nothing'}"
 
 
 def _dataclass(place: Place, cls: Any, fixed: Mapping[str, Any]) -> object:

@@ -9,7 +9,7 @@ from typing import Literal
 
 import pytest
 
-from harness.config.schema import choose, load, load_directory, loads
+from harness.config.schema import load, load_directory, loads
 from harness.errors import ConfigError
 
 
@@ -169,9 +169,3 @@ def test_a_file_that_cannot_be_read_is_a_config_error(tmp_path: Path) -> None:
         load(tmp_path / "latin.yaml", Spec)
     with pytest.raises(ConfigError, match="no such directory"):
         load_directory(tmp_path / "absent", Spec)
-
-
-def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="no kernel 'debain") as caught:
-        choose({"debian-6.1": 1, "other": 2}, "debain-6.1", "kernel")
-    assert caught.value.hint == "did you mean 'debian-6.1'? known: debian-6.1, other"
