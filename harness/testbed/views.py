@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
@@ -9,14 +10,15 @@ from harness.guest.facts import Interrupt, Level, MachineInterrupt
 from harness.remapping.audit import GuestInterrupt
 from harness.remapping.linux import entry_index, source_id
 
-REMAPPING_DOMAIN: Final = "INTEL-IR"
-"""How Linux names a VT-d unit's domain (drivers/iommu/intel/irq_remapping.c): INTEL-IR-<n>."""
+# How Linux names a VT-d unit's domain (drivers/iommu/intel/irq_remapping.c): INTEL-IR-0, in newer
+# kernels with the bus token behind it. INTEL-IR-MSI-0 is the PCI/MSI domain on top of it in 6.1.
+_REMAPPING_DOMAIN: Final = re.compile(r"INTEL-IR-\d+(-\d+)?")
 
 
 def remapping_level(interrupt: MachineInterrupt) -> Level | None:
     """Return the level of an interrupt's hierarchy that is behind remapping, None without."""
     for level in interrupt.levels:
-        if level.domain.startswith(REMAPPING_DOMAIN):
+        if _REMAPPING_DOMAIN.fullmatch(level.domain):
             return level
     return None
 

@@ -1,0 +1,163 @@
+"""Boot a guest kernel on a machine, drive MSI, MSI-X and IMS, and print what happened.
+
+For each store: what the guest allocated, the message in the store, the remapping table entry
+(IRTE) that it names, the CPU that the interrupt reached before and after a move, and the number of
+trapped accesses to the store that each step cost. Every step is checked from both sides; the first
+check that fails ends the run with status 1 and leaves the evidence in a directory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+from harness.devices.device_spec import DeviceSpec
+from harness.errors import HarnessError, Verdict
+from harness.host.workspace import Workspace, make_workspace
+from harness.report.outcome import RESULTS_DIRECTORY
+from harness.scenario import Arrival, StoreReport, drive_stores
+from harness.testbed.supplies import (
+    DEFAULT_KERNEL,
+    DEFAULT_MACHINE,
+    choose,
+    load_machines,
+    make_provisioner,
+)
+from harness.testbed.vm import running_vm
+
+HELP = "boot a guest kernel, drive the three stores, print what happened and the verdict"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's options."""
+    parser.add_argument(
+        "--kernel",
+        default=DEFAULT_KERNEL,
+        metavar="NAME",
+        help="guest kernel, see `imsh kernels` (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--machine",
+        default=DEFAULT_MACHINE,
+        metavar="NAME",
+        help="machine, a file in guests/machines/ (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--ims",
+        choices=("mapped", "trapped"),
+        default="mapped",
+        help="whether the guest maps the IMS array, or each access traps (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--results",
+        type=Path,
+        default=RESULTS_DIRECTORY,
+        metavar="DIR",
+        help="where console, logs and transcripts go (default: %(default)s)",
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
+
+
+def run(args: argparse.Namespace) -> Verdict:
+    """Drive the stores and print."""
+    provisioner = make_provisioner()
+    machine = choose(load_machines(), args.machine, what="machine")
+    recipe = choose(provisioner.recipes.kernels, args.kernel, what="kernel")
+    qemu = provisioner.qemu()
+    guest = provisioner.guest(recipe)
+    workspace = make_workspace(args.results, f"run-{args.kernel}-{args.machine}")
+    show = _Show(as_json=args.json)
+    try:
+        with running_vm(guest, qemu, machine, workspace) as vm:
+            show.start(vm.provenance())
+            with vm.plugged(DeviceSpec(ims_mapped=args.ims == "mapped")) as plugged:
+                show.function(plugged.slot)
+                for report in drive_stores(plugged):
+                    show.store(report)
+            vm.check_kernel_log()
+    except HarnessError as error:
+        show.end(error.verdict, str(error))
+        _show_evidence(workspace, _reproduce_line(args))
+        return error.verdict
+    show.end(Verdict.PASS, "")
+    return Verdict.PASS
+
+
+def _reproduce_line(args: argparse.Namespace) -> str:
+    words = ["imsh", "run", "--kernel", args.kernel, "--machine", args.machine, "--ims", args.ims]
+    return shlex.join(words)
+
+
+def _show_evidence(workspace: Workspace, line: str) -> None:
+    print(f"\nevidence: {workspace.directory}", file=sys.stderr)
+    for path in sorted(workspace.directory.iterdir()):
+        print(f"    {path.name}", file=sys.stderr)
+    print(f"reproduce: {line}", file=sys.stderr)
+
+
+class _Show:
+    """Prints for a human as it happens, or one JSON object at the end."""
+
+    def __init__(self, *, as_json: bool):
+        self._json = as_json
+        self._object: dict[str, Any] = {"stores": []}
+
+    def start(self, provenance: dict[str, str]) -> None:
+        self._object["provenance"] = provenance
+        self._line(f"guest    Linux {provenance['kernel release']} ({provenance['kernel']})")
+        self._line(f"machine  {provenance['machine']}, QEMU {provenance['qemu']}")
+
+    def function(self, slot: str) -> None:
+        self._object["function"] = slot
+        self._line(f"device   IMS test function at {slot}")
+
+    def store(self, report: StoreReport) -> None:
+        self._object["stores"].append(_plain(report))
+        virqs = ", ".join(map(str, report.virqs))
+        traps = ", ".join(f"{step.name} {step.traps}" for step in report.steps)
+        moved = "store untouched, IRTE rewritten"
+        self._line(f"\n{report.store.name}")
+        self._line(f"  allocated  {len(report.virqs)} interrupts, virq {virqs}")
+        self._line(f"  message    {report.message} in entry {report.index}")
+        self._line(f"  IRTE       {report.entry_index}: {_entry(report.before)}")
+        self._line(f"  moved      {report.entry_index}: {_entry(report.after)}  ({moved})")
+        self._line(
+            f"  reached    CPU {report.before.cpu} before the move, {report.after.cpu} after"
+        )
+        self._line(f"  trapped    {traps} accesses to the store")
+
+    def end(self, verdict: Verdict, reason: str) -> None:
+        self._object["verdict"] = verdict.value
+        self._object["reason"] = reason
+        if self._json:
+            print(json.dumps(self._object, indent=2))
+            return
+        self._line(f"\nverdict: {verdict.value}" + (f": {reason}" if reason else ""))
+
+    def _line(self, text: str) -> None:
+        if not self._json:
+            print(text, flush=True)
+
+
+def _entry(arrival: Arrival) -> str:
+    return str(arrival.entry)
+
+
+def _plain(report: StoreReport) -> dict[str, Any]:
+    def arrival(item: Arrival) -> dict[str, Any]:
+        return {"irte": f"{item.entry.value:#034x}", "cpu": item.cpu}
+
+    return {
+        "store": report.store.name,
+        "virqs": report.virqs,
+        "index": report.index,
+        "message": {"address": report.message.address, "data": report.message.data},
+        "irte_index": report.entry_index,
+        "before": arrival(report.before),
+        "after": arrival(report.after),
+        "trapped": {step.name: step.traps for step in report.steps},
+    }
