@@ -64,13 +64,20 @@ class TrappedAccesses:
     def __init__(self) -> None:
         self.accesses: list[Access] = []
 
-    def of(self, region: str) -> list[Access]:
-        """Return the accesses to the regions of this name, in order."""
-        return [access for access in self.accesses if access.region == region]
+    def of(self, region: str, *, within: range | None = None) -> list[Access]:
+        """Return the accesses to the regions of this name, in order.
 
-    def count(self, region: str) -> int:
-        """Return how many accesses went to the regions of this name."""
-        return len(self.of(region))
+        Every function's MSI-X table has the same name; ``within`` (guest physical) picks one.
+        """
+        return [
+            access
+            for access in self.accesses
+            if access.region == region and (within is None or access.address in within)
+        ]
+
+    def count(self, region: str, *, within: range | None = None) -> int:
+        """Return how many accesses :meth:`of` would."""
+        return len(self.of(region, within=within))
 
     def regions(self) -> dict[str, int]:
         """Return the count of every region that was accessed."""

@@ -1,0 +1,155 @@
+"""From machine specifications to QEMU's arguments."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.config.schema import load_directory
+from harness.errors import ConfigError
+from harness.host.resources import resource
+from harness.qemu import command
+from harness.qemu.command import Iommu, MachineSpec, Option, Wiring
+
+QEMU = ("/opt/ld.so", "--library-path", "/opt/a b", "/opt/qemu")
+
+WIRING = Wiring(
+    kernel="/boot/vmlinuz",
+    initrd="/proc/self/fd/7",
+    memory="/proc/self/fd/6",
+    qmp_fd=4,
+    console_fd=5,
+    console_log=Path("/runs/a,b/console.log"),
+    trace_log=Path("/runs/a,b/trace.log"),
+)
+
+
+def spec(**changes: Any) -> MachineSpec:
+    values: dict[str, Any] = {"name": "m", "description": "a machine", "iommu": Iommu(), **changes}
+    return MachineSpec(**values)
+
+
+def values(options: list[Option], name: str) -> list[str]:
+    return [option[1] for option in options if option[0] == name]
+
+
+def devices(options: list[Option]) -> list[dict[str, Any]]:
+    return [json.loads(value) for value in values(options, "-device")]
+
+
+def test_the_iommu_comes_before_every_other_device() -> None:
+    drivers = [device["driver"] for device in devices(command.options(spec(), WIRING))]
+    assert drivers[0] == "intel-iommu"
+    assert len(drivers) > 1
+
+
+def test_the_iommu_is_as_specified() -> None:
+    iommu = Iommu(caching_mode=True, dma_translation=True, x2apic=False)
+    assert devices(command.options(spec(iommu=iommu), WIRING))[0] == {
+        "driver": "intel-iommu",
+        "intremap": "on",
+        "eim": "off",
+        "caching-mode": True,
+        "dma-translation": True,
+    }
+
+
+def test_extended_interrupt_mode_needs_remapping() -> None:
+    iommu = Iommu(interrupt_remapping=False, x2apic=True)
+    assert devices(command.options(spec(iommu=iommu), WIRING))[0]["eim"] == "off"
+
+
+def test_a_machine_without_iommu_has_none() -> None:
+    options = command.options(spec(iommu=None), WIRING)
+    assert "intel-iommu" not in [device["driver"] for device in devices(options)]
+
+
+def test_only_what_is_asked_for_is_plugged_in() -> None:
+    options = command.options(spec(iommu=None, root_ports=2), WIRING)
+    assert ("-nodefaults",) in options
+    assert "sata=off" in values(options, "-machine")[0]
+    assert [device["driver"] for device in devices(options)] == [
+        "virtio-net-pci",
+        "pcie-root-port",
+        "pcie-root-port",
+    ]
+
+
+def test_the_guest_is_reached_on_loopback_only() -> None:
+    (netdev,) = values(command.options(spec(), WIRING), "-netdev")
+    assert json.loads(netdev)["hostfwd"] == [{"str": "tcp:127.0.0.1:0-10.0.2.15:22"}]
+    assert json.loads(netdev)["restrict"] is True
+
+
+def test_saved_memory_is_mapped_privately() -> None:
+    wiring = Wiring(kernel="k", memory="/ram", private_memory=True, incoming=True)
+    options = command.options(spec(), wiring)
+    (backend,) = values(options, "-object")
+    assert json.loads(backend)["share"] is False
+    assert values(options, "-incoming") == ["defer"]
+
+
+def test_a_comma_in_a_path_is_doubled_in_a_comma_string() -> None:
+    chardevs = values(command.options(spec(), WIRING), "-chardev")
+    assert "socket,id=console,fd=5,logfile=/runs/a,,b/console.log" in chardevs
+
+
+def test_later_kernel_arguments_win() -> None:
+    line = command.kernel_command_line(spec(kernel_arguments=("a=1",)), ("a=2",))
+    assert line[-2:] == ("a=1", "a=2")
+
+
+def test_by_hand_the_terminal_has_console_and_monitor() -> None:
+    options = command.options(spec(), Wiring(kernel="/boot/vmlinuz"))
+    assert values(options, "-serial") == ["mon:stdio"]
+    assert not [option for option in options if "fd" in " ".join(option)]
+
+
+def test_the_printed_form_is_the_started_one() -> None:
+    options = command.options(spec(), WIRING)
+    text = command.printable(QEMU, options)
+    assert shlex.split(text.replace("\\\n", " ")) == command.argv(QEMU, options)
+
+
+def test_each_line_of_the_printed_form_is_an_option_with_its_value() -> None:
+    first, *rest = command.printable(QEMU, command.options(spec(), WIRING)).splitlines()
+    assert first.startswith("/opt/ld.so")
+    assert all(line.strip().startswith("-") for line in rest)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"memory": 64}, "memory: 64 MiB"),
+        ({"cpus": 0}, "cpus: 0"),
+        ({"cpus": 256}, "cpus: 256"),
+        ({"root_ports": 17}, "root_ports: 17"),
+    ],
+)
+def test_a_machine_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        spec(**changes)
+
+
+def test_dma_translation_without_caching_mode_is_refused() -> None:
+    with pytest.raises(ConfigError, match="needs caching_mode"):
+        Iommu(dma_translation=True, caching_mode=False)
+
+
+def test_the_machines_that_come_with_the_harness_are_what_they_are_named() -> None:
+    machines = load_directory(resource("guests/machines"), MachineSpec)
+    iommus = {name: machine.iommu for name, machine in machines.items()}
+    assert iommus == {
+        "caching": Iommu(caching_mode=True, dma_translation=True),
+        "caching-xapic": Iommu(caching_mode=True, dma_translation=True, x2apic=False),
+        "remapping-only": Iommu(),
+        "remapping-only-xapic": Iommu(x2apic=False),
+        "no-iommu": None,
+    }
+    assert {name for name, machine in machines.items() if machine.remaps_interrupts} == {
+        name for name in iommus if name != "no-iommu"
+    }
