@@ -36,6 +36,7 @@ _SECONDS: Final = 1800.0
 
 _COMMON_OPTIONS: Final = (
     'APT::Sandbox::User "root";',  # the namespace has no other user
+    'APT::Update::Error-Mode "any";',  # else an archive out of reach is a warning
     'APT::Get::List-Cleanup "0";',  # lists of other suites lie beside these
     'Acquire::Languages "none";',
     'Acquire::Retries "3";',
@@ -151,8 +152,9 @@ class Roots:
 
         def make(entry: Path, log: Path) -> None:
             state = entry / "apt"
-            for directory in (state / "archives/partial", self._pool / "lists/partial"):
-                directory.mkdir(parents=True, exist_ok=True)
+            (self._pool / "lists/partial").mkdir(parents=True, exist_ok=True)
+            for directory in ("archives/partial", "apt.conf.d", "preferences.d"):
+                (state / directory).mkdir(parents=True)
             (state / "sources.list").write_text(archive.source(TOOL_SUITE) + "\n")
             (state / "status").touch()
             (state / "apt.conf").write_text("\n".join([
