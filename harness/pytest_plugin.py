@@ -1,0 +1,294 @@
+"""The pytest plugin: fixtures that boot guests, markers, options, and the record of a run.
+
+    def test_a_moved_interrupt_arrives_on_its_new_cpu(ims_device): ...
+
+A test that asks for ``vm``, or for a fixture on top of it, runs once on every kernel and machine
+that its markers and the command line leave.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+import shutil
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Final
+
+import pytest
+
+from harness.build.provision import Provisioner
+from harness.devices.device_spec import DeviceSpec
+from harness.errors import HarnessError, MissingRequirement, Verdict
+from harness.guest.control import Control
+from harness.guest.ssh import SshSession
+from harness.qemu.qmp import QmpSession
+from harness.report.capabilities import capability_titles
+from harness.report.outcome import RESULTS_DIRECTORY, Outcome, write_outcomes
+from harness.report.verdict import graver, verdict_of
+from harness.testbed.plugged import PluggedFunction
+from harness.testbed.pool import Choice, VmPool
+from harness.testbed.supplies import choose, load_machines, make_provisioner
+from harness.testbed.vm import Vm
+
+DEFAULT_MACHINES: Final = ("caching", "remapping-only")
+"""Machines that a test runs on unless it has a ``machine`` marker."""
+
+_MARKERS = (
+    "capability(*rows): rows of the capability table that the test proves",
+    "kernel(*names): guest kernels that the test is for (default: every recipe)",
+    f"machine(*names): machines that the test is for (default: {', '.join(DEFAULT_MACHINES)})",
+    "device(**spec): fields of harness.devices.device_spec.DeviceSpec for ims_device",
+)
+_VM: Final = pytest.StashKey[Vm]()
+_DEVICE: Final = pytest.StashKey[PluggedFunction]()
+_RECORD: Final = pytest.StashKey["Record"]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add our options."""
+    group = parser.getgroup("imsh", "guest kernels and machines")
+    group.addoption(
+        "--kernel", action="append", metavar="NAME", help="only this guest kernel (repeatable)"
+    )
+    group.addoption(
+        "--machine", action="append", metavar="NAME", help="only this machine (repeatable)"
+    )
+    group.addoption(
+        "--results",
+        type=Path,
+        default=RESULTS_DIRECTORY,
+        metavar="DIR",
+        help="where records and the evidence of failures go (default: %(default)s)",
+    )
+    group.addoption(
+        "--require",
+        action="store_true",
+        help="a missing requirement is an error instead of a skip (for CI)",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Declare the markers, and keep the record where all reports come together."""
+    for marker in _MARKERS:
+        config.addinivalue_line("markers", marker)
+    if not hasattr(config, "workerinput"):
+        record = Record(config.rootpath / config.getoption("results"))
+        config.stash[_RECORD] = record
+        config.pluginmanager.register(record)
+
+
+# Which kernels and machines.
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that has a guest on every kernel and machine that are left."""
+    if "vm_choice" not in metafunc.fixturenames:
+        return
+    recipes, machines = make_provisioner().recipes.kernels, load_machines()
+    try:
+        kernels = _chosen(metafunc, "kernel", recipes, tuple(recipes))
+        places = _chosen(metafunc, "machine", machines, DEFAULT_MACHINES)
+    except HarnessError as error:
+        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from error
+    choices = [Choice(kernel, machine) for kernel in kernels for machine in places]
+    metafunc.parametrize(
+        "vm_choice",
+        [pytest.param(c, id=str(c), marks=pytest.mark.xdist_group(str(c))) for c in choices],
+        indirect=True,
+        scope="session",
+    )
+
+
+def _chosen(
+    metafunc: pytest.Metafunc, what: str, known: dict[str, Any], default: tuple[str, ...]
+) -> list[str]:
+    """Return the names that a test's marker and the command line have in common."""
+    marker = metafunc.definition.get_closest_marker(what)
+    wanted = marker.args if marker else default
+    given = metafunc.config.getoption(what)
+    for name in (*wanted, *(given or ())):
+        choose(known, name, what=what)
+    return [name for name in wanted if not given or name in given]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Refuse rows that the capability table does not have."""
+    for item in items:
+        for row in _rows(item):
+            if row not in capability_titles():
+                raise pytest.UsageError(f"{item.nodeid}: there is no capability {row!r}")
+
+
+def _rows(item: pytest.Item) -> list[str]:
+    return [row for marker in item.iter_markers("capability") for row in marker.args]
+
+
+# Fixtures.
+
+
+@pytest.fixture(scope="session")
+def provisioner() -> Provisioner:
+    """What provides QEMU, kernels and images."""
+    return make_provisioner()
+
+
+@pytest.fixture(scope="session")
+def vm_pool(provisioner: Provisioner, pytestconfig: pytest.Config) -> Iterator[VmPool]:
+    """The machines of this worker."""
+    directory = pytestconfig.rootpath / pytestconfig.getoption("results") / "machines"
+    with VmPool(provisioner, load_machines(), directory) as pool:
+        yield pool
+
+
+@pytest.fixture(scope="session")
+def vm_choice(request: pytest.FixtureRequest) -> Choice:
+    """The kernel and the machine of this run of the test."""
+    choice: Choice = request.param
+    return choice
+
+
+@pytest.fixture
+def vm(vm_choice: Choice, vm_pool: VmPool, request: pytest.FixtureRequest) -> Iterator[Vm]:
+    """A booted guest that answers. What its kernel logs during the test has to be clean."""
+    machine = vm_pool.get(vm_choice)
+    request.node.stash[_VM] = machine
+    machine.ssh.run("dmesg -c >/dev/null")
+    yield machine
+    machine.machine.vitals.check()
+    machine.check_kernel_log()
+
+
+@pytest.fixture
+def guest(vm: Vm) -> Control:
+    """The control tool in the guest: ``alloc``, ``request``, ``move``, ..."""
+    return vm.control
+
+
+@pytest.fixture
+def ssh(vm: Vm) -> SshSession:
+    """Commands in the guest."""
+    return vm.ssh
+
+
+@pytest.fixture
+def qmp(vm: Vm) -> QmpSession:
+    """QEMU's monitor."""
+    return vm.machine.qmp
+
+
+@pytest.fixture
+def ims_device(vm: Vm, request: pytest.FixtureRequest) -> Iterator[PluggedFunction]:
+    """The IMS test function, freshly plugged in and bound to its driver.
+
+    ``@pytest.mark.device(ims_mapped=True, msix_vectors=64)`` chooses what it is made of.
+    """
+    marker = request.node.get_closest_marker("device")
+    spec = DeviceSpec(**(marker.kwargs if marker else {}))
+    with vm.plugged(spec) as plugged:
+        request.node.stash[_DEVICE] = plugged
+        yield plugged
+
+
+# Verdicts, evidence and the record.
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Give every phase of a test its verdict, and keep the evidence of a failure."""
+    report = yield
+    verdict = Verdict.PASS
+    if call.excinfo is not None:
+        error = call.excinfo.value
+        if isinstance(error, MissingRequirement) and not item.config.getoption("require"):
+            report.outcome = "skipped"
+            report.longrepr = (str(item.path), 0, f"missing requirement: {error}")
+        if report.skipped:
+            verdict = Verdict.MISSING_REQUIREMENT
+        elif report.failed:
+            verdict = verdict_of(error, about_guest=_choice(item) is not None)
+            report.sections.append(("imsh", _keep_evidence(item, verdict)))
+    report.user_properties = [
+        ("verdict", verdict.value),
+        ("rows", _rows(item)),
+        *(_provenance(item).items()),
+    ]
+    return report
+
+
+def _choice(item: pytest.Item) -> Choice | None:
+    choice: Choice | None = getattr(item, "callspec", _NoParameters).params.get("vm_choice")
+    return choice
+
+
+class _NoParameters:
+    params: ClassVar[dict[str, Any]] = {}
+
+
+def _provenance(item: pytest.Item) -> dict[str, str]:
+    """Return what is known of the machine: all about it, or what it was to be."""
+    if machine := item.stash.get(_VM, None):
+        return machine.provenance()
+    choice = _choice(item)
+    return {"kernel": choice.kernel, "machine": choice.machine} if choice else {}
+
+
+def _keep_evidence(item: pytest.Item, verdict: Verdict) -> str:
+    """Copy what the machine left, and return what to print about it."""
+    lines = [f"verdict:   {verdict.value}"]
+    if machine := item.stash.get(_VM, None):
+        if plugged := item.stash.get(_DEVICE, None):
+            plugged.dump()
+        machine.dump()
+        name = re.sub(r"[^\w.-]+", "_", item.nodeid.rpartition("/")[2])
+        target = item.config.rootpath / item.config.getoption("results") / "failed" / name
+        shutil.rmtree(target, ignore_errors=True)
+        shutil.copytree(machine.workspace.directory, target)
+        lines.append(f"evidence:  {target}")
+    lines.append(f"reproduce: pytest {shlex.quote(item.nodeid)}")
+    return "\n".join(lines)
+
+
+class Record:
+    """Collects the reports of all workers, and writes the record of the run."""
+
+    def __init__(self, directory: Path):
+        self._directory = directory
+        self._outcomes: dict[str, Outcome] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Join the phases of a test."""
+        properties: dict[str, Any] = dict(report.user_properties)
+        verdict = Verdict(properties.pop("verdict", Verdict.HARNESS_FAILURE))
+        rows = tuple(properties.pop("rows", ()))
+        name = report.nodeid.partition("@")[0]  # xdist's group
+        known = self._outcomes.get(name)
+        message = ""
+        if verdict is not Verdict.PASS and report.longrepr is not None:
+            message = str(report.longrepr).strip().rpartition("\n")[2]
+        self._outcomes[name] = Outcome(
+            test=name,
+            verdict=graver(verdict, known.verdict) if known else verdict,
+            rows=rows,
+            kernel=properties.get("kernel", known.kernel if known else ""),
+            machine=properties.get("machine", known.machine if known else ""),
+            seconds=report.duration + (known.seconds if known else 0.0),
+            message=message or (known.message if known else ""),
+            provenance=properties or (known.provenance if known else {}),
+        )
+
+    def pytest_sessionfinish(self) -> None:
+        """Write the record."""
+        if self._outcomes:
+            write_outcomes(self._directory, self._outcomes.values())
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        """Say how many tests came to each verdict."""
+        counts = dict.fromkeys(Verdict, 0)
+        for outcome in self._outcomes.values():
+            counts[outcome.verdict] += 1
+        said = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items() if count)
+        if said:
+            terminalreporter.write_line(f"imsh: {said}; record in {self._directory}")

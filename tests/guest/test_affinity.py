@@ -1,0 +1,66 @@
+"""Rows B4: an affinity change rewrites the IRTE and nothing else."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.host.deadline import Deadline
+from harness.spec.ims import Store
+from harness.testbed.plugged import STORES, PluggedFunction
+
+pytestmark = pytest.mark.capability("B4")
+
+
+@pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
+def test_a_move_rewrites_the_irte_only_and_the_next_interrupt_lands_on_the_new_cpu(
+    ims_device: PluggedFunction, store: Store
+) -> None:
+    guest, model = ims_device.control, ims_device.model
+    guest.alloc(store, 4)
+    guest.request(store, count=4)
+    stored = [ims_device.message(store, index) for index in range(4)]
+    untouched = [ims_device.irte(stored[index]) for index in (0, 1, 3)]
+
+    for cpu in (1, 0, 1):
+        with ims_device.trapped() as traps:
+            guest.move(store, cpu, index=2)
+        assert traps[store] == 0
+        entry = ims_device.irte(stored[2])
+        event = model.raise_and_wait(store, 2, Deadline(5, "an interrupt after its move"))
+        assert event.cpu == cpu
+        assert entry == ims_device.irte(stored[2])
+
+    assert [ims_device.message(store, index) for index in range(4)] == stored
+    assert [ims_device.irte(stored[index]) for index in (0, 1, 3)] == untouched
+    ims_device.check_audit()
+
+
+@pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
+def test_interrupts_in_flight_survive_moves(ims_device: PluggedFunction, store: Store) -> None:
+    guest, model = ims_device.control, ims_device.model
+    guest.alloc(store, 4)
+    guest.request(store, count=4)
+    burst = model.burst(store, range(4), 600)
+    for round_ in range(20):
+        guest.move(store, cpu=round_ % 2, count=4)
+    burst.wait(Deadline(60, "600 interrupts under 80 moves"))
+    answers = sum(sum(item.counts) for item in guest.interrupts(store))
+    assert answers == 600
+    assert all(min(item.counts) > 0 for item in guest.interrupts(store))
+    model.ledger.assert_quiet()
+
+
+def test_a_move_to_a_cpu_that_is_not_there_is_refused_and_changes_nothing(
+    ims_device: PluggedFunction,
+) -> None:
+    from harness.guest.control import ControlError
+
+    guest = ims_device.control
+    guest.alloc(Store.IMS, 1)
+    guest.request(Store.IMS)
+    message = ims_device.message(Store.IMS, 0)
+    before = ims_device.irte(message)
+    with pytest.raises(ControlError, match="EINVAL"):
+        guest.move(Store.IMS, cpu=7)
+    assert ims_device.irte(message) == before
+    ims_device.model.raise_and_wait(Store.IMS, 0, Deadline(5, "the old route"))
