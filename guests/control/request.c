@@ -10,6 +10,8 @@
 #include "json.h"
 #include "request.h"
 
+#define KEY_MAX		32
+
 int fail(struct request *request, int error, const char *format, ...)
 {
 	va_list arguments;
@@ -106,11 +108,13 @@ static int check_words(struct request *request)
 	for (i = 1; i < request->count; i++) {
 		char *word = request->words[i];
 		size_t length = strcspn(word, "=");
-		char pattern[64];
+		char pattern[KEY_MAX + 3];
 
 		if (!word[length])
 			return fail(request, EINVAL, "%.80s: not KEY=VALUE", word);
-		snprintf(pattern, sizeof(pattern), " %.*s ", (int)(length > 32 ? 32 : length), word);
+		if (length > KEY_MAX)
+			return fail(request, EINVAL, "%.80s: no such key", word);
+		snprintf(pattern, sizeof(pattern), " %.*s ", (int)length, word);
 		if (strcmp(pattern, " tag ") && !strstr(request->operation->keys, pattern))
 			return fail(request, EINVAL, "%.80s: %s knows no such key", word,
 				    request->operation->name);
