@@ -324,13 +324,14 @@ static int imstest_range_ioctl(struct imstest_function *function, unsigned int c
 {
 	unsigned int i;
 
-	range->done = 0;
-	if (!imstest_store(range->store))
-		return -EINVAL;
-
-	for (i = 0; i < ARRAY_SIZE(imstest_range_ioctls); i++)
-		if (imstest_range_ioctls[i].command == command)
-			return imstest_range_ioctls[i].handler(function, range);
+	for (i = 0; i < ARRAY_SIZE(imstest_range_ioctls); i++) {
+		if (imstest_range_ioctls[i].command != command)
+			continue;
+		if (!imstest_store(range->store))
+			return -EINVAL;
+		range->done = 0;
+		return imstest_range_ioctls[i].handler(function, range);
+	}
 	return -ENOTTY;
 }
 

@@ -16,8 +16,6 @@
 /* Longer than any emulated device takes; a user who wants less says so. */
 #define TIMEOUT_MAX_MS	60000
 
-#define PENDING		IMSTEST_COMPLETION_PENDING
-
 static_assert(sizeof(struct imstest_work_descriptor) == 32);
 static_assert(sizeof(struct imstest_completion_record) == 16);
 
@@ -107,13 +105,14 @@ int imstest_fire(struct imstest_function *function, struct imstest_fire *fire)
 	u32 slot = queue->tail % IMSTEST_WQ_ENTRIES;
 	struct imstest_completion_record *record = &queue->records[slot];
 	dma_addr_t record_dma = queue->records_dma + slot * sizeof(*record);
+	const __le32 pending = cpu_to_le32(IMSTEST_COMPLETION_PENDING);
 	__le32 status;
 	int ret;
 
 	if (fire->store > U16_MAX || fire->timeout_ms > TIMEOUT_MAX_MS)
 		return -EINVAL;
 
-	memset(record, 0, sizeof(*record));
+	*record = (struct imstest_completion_record) { .status = pending };
 	queue->ring[slot] = (struct imstest_work_descriptor) {
 		.opcode		= IMSTEST_OPCODE_INTERRUPT,
 		.store		= cpu_to_le16(fire->store),
@@ -126,7 +125,7 @@ int imstest_fire(struct imstest_function *function, struct imstest_fire *fire)
 	dma_wmb();
 	imstest_write(function, IMSTEST_WQ_TAIL, ++queue->tail);
 
-	ret = read_poll_timeout(READ_ONCE, status, le32_to_cpu(status) != PENDING, 10,
+	ret = read_poll_timeout(READ_ONCE, status, status != pending, 10,
 				fire->timeout_ms * USEC_PER_MSEC, false, record->status);
 	/* The device writes the status last. */
 	dma_rmb();
