@@ -16,9 +16,13 @@ _DEVICE_CHIP: Final = re.compile(
 )
 _SHARED_CHIPS: Final = {"IR-PCI-MSI", "PCI-MSI"}
 
+REMAPPING_CHIPS: Final = frozenset({"INTEL-IR", "INTEL-IR-POST"})
+"""Chips of the level that owns IRTEs. Its domain's name will not do: v6.1 has a PCI/MSI domain
+INTEL-IR-MSI above the domain INTEL-IR."""
+
 
 def entry_index(hwirq: int) -> int:
-    """Return the index of the IRTE for a hardware number in Linux's INTEL-IR domain.
+    """Return the index of the IRTE for a hardware number of the level of :data:`REMAPPING_CHIPS`.
 
     The number is the first index of the block in 31:16 and the place in the block in 15:0. The
     kernel computes it as a signed int, so from index 8000h on it arrives sign-extended to 64 bits.
