@@ -185,8 +185,6 @@ def _map_file(fd: int, size: int, flags: DmaMapFlags, offset: int) -> mmap.mmap:
 
     :raises OSError: EINVAL when the offset is unaligned or the file too short; what mmap(2) says.
     """
-    if offset % mmap.ALLOCATIONGRANULARITY:
-        raise OSError(errno.EINVAL, f"file offset {offset:#x} is not page-aligned")
     access = (mmap.PROT_READ if flags & DmaMapFlags.READ else 0) | (
         mmap.PROT_WRITE if flags & DmaMapFlags.WRITE else 0
     )

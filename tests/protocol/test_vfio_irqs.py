@@ -222,6 +222,11 @@ def test_a_range_outside_of_the_device_is_refused(
     client.device_info()
 
 
+def test_an_index_with_no_vectors_cannot_be_disabled(client: Client) -> None:
+    with refused(errno.EINVAL):
+        client.disable_irqs(4)
+
+
 def test_data_that_does_not_fit_the_request_is_refused(client: Client) -> None:
     with eventfds(2) as fds:
         for count, flags, data, given in [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import resource
 import socket
 import threading
@@ -321,15 +322,38 @@ def test_descriptors_stay_with_their_message_in_a_stream(
         assert errors == [0] * 24
 
 
-def test_a_full_table_of_open_files_is_an_error_reply(client: Client) -> None:
+def test_a_descriptor_lost_to_a_full_table_of_open_files_is_an_error_reply(
+    client: Client, server: DeviceServer
+) -> None:
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with eventfds(4) as fds:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (max(fds) + 2, limits[1]))
-        try:
-            with refused(errno.EINVAL):
-                client.set_irqs(
-                    2, 0, 4, IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER, fds=fds
-                )
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
-    client.device_info()
+    fd = os.memfd_create("memory")
+    os.ftruncate(fd, 4096)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (fd + 1, limits[1]))
+        # Without its descriptor this looks like a sound request for memory served by messages.
+        with refused(errno.EINVAL):
+            client.dma_map(0, 4096, fd=fd)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        os.close(fd)
+    assert server.session is not None
+    assert server.session.memory.mappings == ()
+
+
+def test_a_reply_that_names_another_command_is_dropped(
+    device: ScratchDevice, ends: tuple[socket.socket, socket.socket]
+) -> None:
+    with device_server(device, ends[0]):
+        ours = ends[1]
+        ours.settimeout(5)
+        ours.sendall(Message(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
+        ours.recv(100)
+        assert device.bus is not None
+        verdict = device.bus.send_message(0xFEE00000, 0x21)
+        ident, command, _, _, _ = HEADER.unpack_from(ours.recv(100))
+        assert command == Command.DMA_WRITE
+        asked = Message(ident, command)
+        ours.sendall(Message(ident, Command.DMA_READ, MessageFlags.REPLY).pack())
+        ours.sendall(asked.error_reply(errno.EFAULT).pack())
+        with refused(errno.EFAULT):
+            verdict.result(5)

@@ -92,7 +92,7 @@ def test_a_second_version_is_refused(client: Client) -> None:
     "payload",
     [
         pytest.param(V00[:3], id="too short"),
-        pytest.param(V00 + b'{"capabilities":{}}', id="no NUL"),
+        pytest.param(V00 + b'{"capabilities":{}} ', id="no NUL"),
         pytest.param(V00 + b"{\0", id="no JSON"),
         pytest.param(V00 + b"\xff\xfe\0", id="no UTF-8"),
         pytest.param(V00 + b"[]\0", id="no object"),
