@@ -28,7 +28,7 @@ LAST_WORDS_SECONDS: Final = 0.5
 """How long a fatal line is held back so that the report of the kernel behind it is complete."""
 
 _LAST_LINE: Final = re.compile(r"---\[ end ")
-_CONTROL: Final = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]|\x1bc")
+_CONTROL: Final = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|c)|[\x00-\x08\x0b-\x1f\x7f]")
 
 
 class Console:
