@@ -2,7 +2,8 @@
 /*
  * Test driver for message-signalled interrupts: what its files share.
  *
- * main.c		PCI driver, /dev/imstest
+ * main.c		PCI driver
+ * control.c		/dev/imstest: operations on ranges of interrupts, on any store
  * interrupt.c		one interrupt: request, mask, move, its handler and its facts
  * pci_vectors.c	MSI and MSI-X: allocation, the message in the store
  * ims_domain.c		IMS: the IRQ domain, allocation, the message in the store
@@ -135,6 +136,12 @@ static inline void imstest_write(struct imstest_function *function, u32 reg, u32
 {
 	iowrite32(value, function->control + reg);
 }
+
+/* control.c */
+int imstest_control_add(struct imstest_function *function);
+void imstest_control_remove(struct imstest_function *function);
+int imstest_control_init(void);
+void imstest_control_exit(void);
 
 /* interrupt.c */
 int imstest_interrupt_add(struct imstest_function *function, u32 store, u32 index,
