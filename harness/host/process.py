@@ -1,8 +1,8 @@
 """Starting processes: the only module of the harness that does.
 
 Every child gets ``/dev/null`` as standard input, a process group of its own, and SIGKILL from the
-kernel when the thread that started it is gone (``prctl(PR_SET_PDEATHSIG)``), so that nothing outlives
-a harness that was killed. Start long-lived children from a thread that lives as long as they do.
+kernel when the thread that started it is gone (``prctl(PR_SET_PDEATHSIG)``), so that nothing
+outlives a harness that was killed. Start long-lived children from a thread that lives as long.
 """
 
 from __future__ import annotations
@@ -106,7 +106,10 @@ class Process:
                 os.killpg(self.pid, number)
 
     def stop(self, *, grace: float = 2.0) -> int:
-        """End the process group: SIGTERM, SIGKILL after ``grace`` seconds. Return the exit status."""
+        """End the process group: SIGTERM, and SIGKILL after ``grace`` seconds.
+
+        Return the exit status.
+        """
         self.signal(signal.SIGTERM)
         try:
             status = self._popen.wait(grace)

@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from harness.guest.facts import Interrupt, Level, MachineInterrupt
 from harness.remapping.audit import GuestInterrupt
-from harness.remapping.linux import entry_index, source_id
+from harness.remapping.linux import REMAPPING_CHIPS, entry_index, source_id
 
-# How Linux names a VT-d unit's domain (drivers/iommu/intel/irq_remapping.c): INTEL-IR-0, in newer
-# kernels with the bus token behind it. INTEL-IR-MSI-0 is the PCI/MSI domain on top of it in 6.1.
-_REMAPPING_DOMAIN: Final = re.compile(r"INTEL-IR-\d+(-\d+)?")
+IO_APIC_CHIP: Final = "IR-IO-APIC"
+IO_APIC_SOURCE: Final = 0xFF00
+"""Requester id of the IO/APIC on q35 (QEMU hw/i386/intel_iommu.c, Q35_PSEUDO_BUS_PLATFORM)."""
 
 
 def remapping_level(interrupt: MachineInterrupt) -> Level | None:
-    """Return the level of an interrupt's hierarchy that is behind remapping, None without."""
-    for level in interrupt.levels:
-        if _REMAPPING_DOMAIN.fullmatch(level.domain):
-            return level
-    return None
+    """Return the level of an interrupt's hierarchy that is the remapping unit, None without."""
+    return next((level for level in interrupt.levels if level.chip in REMAPPING_CHIPS), None)
 
 
 def guest_interrupts(
@@ -37,17 +33,24 @@ def guest_interrupts(
 
 def _convert(item: MachineInterrupt, own: Interrupt | None, requester_id: int) -> GuestInterrupt:
     level = remapping_level(item)
-    top = item.levels[0] if item.levels else None
     return GuestInterrupt(
         virq=item.virq,
         domains=item.domains,
-        requested=item.started if own is None else own.requested,
-        masked=item.masked if own is None else own.masked,
+        requested=own.requested if own else item.started and item.activated,
+        masked=own.masked if own else item.masked,
         handle=entry_index(level.hwirq) if level else None,
         vector=item.vector or None,
         destination=item.destination if item.vector else None,
-        source_id=requester_id if own else source_id(top.chip, top.hwirq) if top else None,
+        source_id=requester_id if own else _sender(item),
         message=own.composed if own and own.requested else None,
         store=own.store if own else None,
         index=own.index if own else None,
     )
+
+
+def _sender(item: MachineInterrupt) -> int | None:
+    """Return the requester id of another device's interrupt, None where Linux does not tell."""
+    if not item.levels:
+        return None
+    top = item.levels[0]
+    return IO_APIC_SOURCE if top.chip == IO_APIC_CHIP else source_id(top.chip, top.hwirq)

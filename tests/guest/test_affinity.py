@@ -1,9 +1,10 @@
-"""Rows B4: an affinity change rewrites the IRTE and nothing else."""
+"""Row B4: an affinity change rewrites the IRTE and nothing else."""
 
 from __future__ import annotations
 
 import pytest
 
+from harness.guest.control import ControlError
 from harness.host.deadline import Deadline
 from harness.spec.ims import Store
 from harness.testbed.plugged import STORES, PluggedFunction
@@ -40,21 +41,21 @@ def test_interrupts_in_flight_survive_moves(ims_device: PluggedFunction, store: 
     guest, model = ims_device.control, ims_device.model
     guest.alloc(store, 4)
     guest.request(store, count=4)
-    burst = model.burst(store, range(4), 600)
-    for round_ in range(20):
-        guest.move(store, cpu=round_ % 2, count=4)
-    burst.wait(Deadline(60, "600 interrupts under 80 moves"))
-    answers = sum(sum(item.counts) for item in guest.interrupts(store))
-    assert answers == 600
-    assert all(min(item.counts) > 0 for item in guest.interrupts(store))
+    burst = model.burst(store, range(4), 3000)
+    cpu = 0
+    while not burst.over:
+        cpu = 1 - cpu
+        guest.move(store, cpu, count=4)
+    burst.wait(Deadline(60, "3000 interrupts under moves"))
+    found = guest.interrupts(store)
+    assert sum(sum(item.counts) for item in found) == 3000
+    assert all(min(item.counts) > 0 for item in found)
     model.ledger.assert_quiet()
 
 
 def test_a_move_to_a_cpu_that_is_not_there_is_refused_and_changes_nothing(
     ims_device: PluggedFunction,
 ) -> None:
-    from harness.guest.control import ControlError
-
     guest = ims_device.control
     guest.alloc(Store.IMS, 1)
     guest.request(Store.IMS)

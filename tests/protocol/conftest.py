@@ -8,10 +8,10 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from scratch_device import ScratchDevice
 
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
+from tests.protocol.scratch_device import ScratchDevice
 
 
 def open_files() -> dict[str, str]:

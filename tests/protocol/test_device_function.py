@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
-from device_guest import MESSAGE, RECORDS, RING, Guest, guest_of, running_guest, soon
 
 from harness.devices.access_log import AccessCount, Area
 from harness.devices.device_spec import DeviceSpec
@@ -28,6 +27,7 @@ from harness.spec.ims import (
 )
 from harness.spec.pci import CapabilityId
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
+from tests.protocol.device_guest import MESSAGE, RECORDS, RING, Guest, guest_of, running_guest, soon
 
 FIRE = WorkDescriptor(
     Opcode.INTERRUPT, store=Store.IMS, index=5, cookie=0xC0FFEE, completion=RECORDS

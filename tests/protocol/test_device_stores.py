@@ -7,7 +7,6 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from device_guest import MESSAGE, Guest, guest_of, running_guest, soon
 
 from harness.devices.access_log import Area
 from harness.devices.device_spec import DeviceSpec
@@ -16,6 +15,7 @@ from harness.devices.test_function import TestFunction
 from harness.spec.ims import BAR_IMS, BAR_MSIX, Register, Store
 from harness.spec.pci import CapabilityId
 from harness.spec.vfio import IrqIndexNumber
+from tests.protocol.device_guest import MESSAGE, Guest, guest_of, running_guest, soon
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from ssh_guest import Guest, ssh_guest
 
 from harness.errors import (
     DeadlineExpired,
@@ -22,6 +21,7 @@ from harness.guest.identity import Identity, make_identity
 from harness.guest.ssh import GuestExit, SshSession, ssh_session
 from harness.host.deadline import Deadline
 from harness.qemu.vitals import Vitals
+from tests.protocol.ssh_guest import Guest, ssh_guest
 
 IDENTITY = make_identity()
 
@@ -110,6 +110,14 @@ def test_a_tool_that_ends_is_an_error_with_its_words(ssh: SshSession) -> None:
     ):
         channel.ask("this")
     assert caught.value.evidence == "this is nonsense\n"
+
+
+def test_a_tool_that_ends_after_its_output_is_no_lost_guest(ssh: SshSession) -> None:
+    with (
+        ssh.line_channel("exec >&- 2>&-; sleep 0.2; exit 4") as channel,
+        pytest.raises(GuestCommandError, match="exit 4: ended"),
+    ):
+        channel.ask("this")
 
 
 def test_another_host_key_is_refused(guest: Guest, vitals: Vitals) -> None:

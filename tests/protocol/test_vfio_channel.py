@@ -8,11 +8,11 @@ import threading
 from collections.abc import Iterator
 
 import pytest
-from vfio_checks import ending_with, eventfds
 
 from harness.vfio_user import channel as channel_module
 from harness.vfio_user.channel import Channel, FramingError
 from harness.vfio_user.wire import HEADER, MAX_DATA, Message
+from tests.protocol.vfio_checks import ending_with, eventfds
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from concurrent.futures import Future
 from typing import TypeVar
 
 import pytest
-from scratch_device import ScratchDevice
-from vfio_checks import ending_with, eventfds, refused, soon
 
 from harness.spec.vfio import Command, DmaMapFlags, DmaUnmapFlags
 from harness.vfio_user import session, wire
@@ -20,6 +18,8 @@ from harness.vfio_user.client import Client
 from harness.vfio_user.device import Bus
 from harness.vfio_user.server import DeviceServer, device_server
 from harness.vfio_user.wire import Capabilities
+from tests.protocol.scratch_device import ScratchDevice
+from tests.protocol.vfio_checks import ending_with, eventfds, refused, soon
 
 T = TypeVar("T")
 

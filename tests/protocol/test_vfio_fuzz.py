@@ -7,13 +7,13 @@ import random
 import socket
 
 import pytest
-from scratch_device import ScratchDevice
-from vfio_checks import eventfds, soon
 
 from harness.spec.vfio import Command, IrqSetFlags
 from harness.vfio_user import wire
 from harness.vfio_user.server import device_server
 from harness.vfio_user.wire import HEADER, Message
+from tests.protocol.scratch_device import ScratchDevice
+from tests.protocol.vfio_checks import eventfds, soon
 
 PROBE = 0xFFFF
 _WIRED = IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER

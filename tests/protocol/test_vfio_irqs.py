@@ -7,12 +7,12 @@ import os
 import socket
 
 import pytest
-from scratch_device import INTX, MSI, MSIX, SILENT, ScratchDevice
-from vfio_checks import eventfds, refused, signals
 
 from harness.spec.vfio import IrqInfoFlags, IrqSetFlags
 from harness.vfio_user.client import Client
 from harness.vfio_user.device import Bus, IrqIndex
+from tests.protocol.scratch_device import INTX, MSI, MSIX, SILENT, ScratchDevice
+from tests.protocol.vfio_checks import eventfds, refused, signals
 
 NONE, BOOL, EVENTFD = IrqSetFlags.DATA_NONE, IrqSetFlags.DATA_BOOL, IrqSetFlags.DATA_EVENTFD
 MASK, UNMASK = IrqSetFlags.ACTION_MASK, IrqSetFlags.ACTION_UNMASK

@@ -9,14 +9,14 @@ import socket
 import threading
 
 import pytest
-from scratch_device import MEMORY, SHORT, ScratchDevice
-from vfio_checks import ending_with, eventfds, refused, soon
 
 from harness.spec.vfio import Command, IrqSetFlags, MessageFlags
 from harness.vfio_user import wire
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
 from harness.vfio_user.wire import HEADER, MAX_MESSAGE, Message
+from tests.protocol.scratch_device import MEMORY, SHORT, ScratchDevice
+from tests.protocol.vfio_checks import ending_with, eventfds, refused, soon
 
 ACCESS = wire.RegionAccess(0, MEMORY, 4).pack()
 IRQ_SET = wire.IrqSet(

@@ -8,13 +8,13 @@ import socket
 from collections.abc import Iterator
 
 import pytest
-from scratch_device import ScratchDevice
-from vfio_checks import refused
 
 from harness.spec.vfio import Command
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer
 from harness.vfio_user.wire import Capabilities, DeviceInfo, Version
+from tests.protocol.scratch_device import ScratchDevice
+from tests.protocol.vfio_checks import refused
 
 V00 = Version(0, 0).pack()
 

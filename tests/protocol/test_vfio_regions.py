@@ -6,13 +6,22 @@ import errno
 import struct
 
 import pytest
-from scratch_device import ABSENT, MEMORY, READ_ONLY, REFUSING, RW, WHOLE, WINDOW, ScratchDevice
-from vfio_checks import refused
 
 from harness.spec.vfio import Command, MessageFlags, RegionFlags
 from harness.vfio_user import wire
 from harness.vfio_user.client import Client
 from harness.vfio_user.device import MappableArea, Region
+from tests.protocol.scratch_device import (
+    ABSENT,
+    MEMORY,
+    READ_ONLY,
+    REFUSING,
+    RW,
+    WHOLE,
+    WINDOW,
+    ScratchDevice,
+)
+from tests.protocol.vfio_checks import refused
 
 NO_REPLY = MessageFlags.NO_REPLY
 

@@ -12,8 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from scratch_device import BROKEN, MEMORY, ScratchDevice
-from vfio_checks import ending_with, eventfds, refused, signals, soon
 
 from harness.errors import DeadlineExpired
 from harness.host.deadline import Deadline, wait_until
@@ -24,6 +22,8 @@ from harness.vfio_user import wire
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
 from harness.vfio_user.wire import HEADER, Message
+from tests.protocol.scratch_device import BROKEN, MEMORY, ScratchDevice
+from tests.protocol.vfio_checks import ending_with, eventfds, refused, signals, soon
 
 
 def test_a_client_that_disconnects_detaches_the_device_and_ends_the_server(

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from remapping_samples import ENTRIES
 
 from harness.remapping.audit import (
     Finding,
@@ -18,6 +17,7 @@ from harness.remapping.audit import (
 from harness.spec.ims import Store
 from harness.spec.msi import Message
 from harness.spec.vtd import Entry, decode_entry
+from tests.unit.remapping_samples import ENTRIES
 
 IO_APIC = 0xFF00
 ROOT_PORT = 0x0018

@@ -131,6 +131,12 @@ def test_a_panic_after_an_oops_is_a_finding_of_its_own() -> None:
     assert kinds == [Kind.OOPS, Kind.PANIC]
 
 
+def test_a_panic_inside_another_report_is_not_swallowed() -> None:
+    panic = LINES[0][1]
+    kinds = [f.kind for f in findings("\n".join([*OOPS[:4], panic, *OOPS[4:]]))]
+    assert kinds == [Kind.OOPS, Kind.PANIC]
+
+
 def test_two_warnings_are_two_findings() -> None:
     found = findings("\n".join([*WARN_WITH_TEXT, *WARN_WITH_TEXT]))
     assert [finding.line_number for finding in found] == [2, 12]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from remapping_samples import ENTRIES, TABLE, Memory, unit
 
 from harness.remapping.unit import RemappingTable
 from harness.spec.vtd import Register, RemappedEntry
+from tests.unit.remapping_samples import ENTRIES, TABLE, Memory, unit
 
 
 def test_a_unit_that_remaps_in_x2apic_mode_is_read_as_such() -> None:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from remapping_samples import ENTRIES, TABLE, Memory, unit
 
 from harness.remapping.translate import Delivered, Fault, Outcome, Posted, translate
 from harness.remapping.unit import RemappingTable
 from harness.spec.msi import DeliveryMode, Message
 from harness.spec.vtd import FaultReason, Register, source_id
+from tests.unit.remapping_samples import ENTRIES, TABLE, Memory, unit
 
 FUNCTION = source_id(1, 0, 0)
 IR_OFF = {int(Register.GSTS): 0}

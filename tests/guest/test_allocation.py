@@ -1,0 +1,72 @@
+"""Row B2: an allocation takes an IRTE with the right source id, or the driver gets the error."""
+
+from __future__ import annotations
+
+import errno
+
+import pytest
+
+from harness.guest.control import ControlError
+from harness.spec.ims import Store
+from harness.spec.vtd import RemappedEntry, SourceValidation
+from harness.testbed.plugged import STORES, PluggedFunction
+from tests.guest.support import deliver, set_up
+
+pytestmark = pytest.mark.capability("B2")
+
+NONE_LEFT = (errno.ENOMEM, errno.ENOSPC)
+"""intel_irq_remapping_alloc() gives ENOMEM, and the PCI core makes ENOSPC of it for MSI-X."""
+
+
+@pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
+def test_each_irte_verifies_the_source_id_of_the_function(
+    ims_device: PluggedFunction, store: Store
+) -> None:
+    before = ims_device.table().present_entries()
+    set_up(ims_device, store, 4)
+    new = {
+        index: entry
+        for index, entry in ims_device.table().present_entries().items()
+        if index not in before
+    }
+    assert len(new) == 4
+    for entry in new.values():
+        assert isinstance(entry, RemappedEntry)
+        assert entry.source_id == ims_device.requester_id
+        assert entry.source_validation == SourceValidation.SOURCE_ID
+        assert entry.source_qualifier == 0
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.machine("remapping-only")
+def test_when_no_irte_is_left_the_driver_gets_the_error_and_recovers(
+    ims_device: PluggedFunction,
+) -> None:
+    guest = ims_device.control
+    held = guest.hold()
+    assert held.refusal in NONE_LEFT
+    # Whatever the machine uses itself is a handful.
+    entries = ims_device.table().entries
+    assert entries - 200 < held.total < entries
+    for store in (Store.IMS, Store.MSIX):
+        with pytest.raises(ControlError) as refused:
+            guest.alloc(store, 1)
+        assert refused.value.errno in NONE_LEFT
+    assert guest.drop().total == 0
+
+    set_up(ims_device, Store.IMS, 4)
+    deliver(ims_device, Store.IMS, 0, 1, 2, 3)
+    ims_device.check_audit()
+
+
+def test_entries_are_taken_without_gaps_in_the_owners_view(ims_device: PluggedFunction) -> None:
+    guest = ims_device.control
+    guest.alloc(Store.IMS, 2, index=100)
+    guest.alloc(Store.IMS, 1, index=None)
+    assert [item.index for item in guest.interrupts(Store.IMS)] == [0, 100, 101]
+    with pytest.raises(ControlError) as refused:
+        guest.alloc(Store.IMS, 1, index=100)
+    assert refused.value.errno in (errno.EEXIST, errno.EBUSY)
+    with pytest.raises(ControlError) as refused:
+        guest.alloc(Store.IMS, 1, index=2048)
+    assert refused.value.errno in (errno.ENOSPC, errno.EINVAL)

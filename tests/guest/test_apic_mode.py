@@ -1,0 +1,60 @@
+"""Row B7: xAPIC and x2APIC, which differ in how an IRTE names its destination."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.spec.ims import Store
+from harness.spec.vtd import RemappedEntry
+from harness.testbed.plugged import STORES, PluggedFunction
+from harness.testbed.vm import Vm
+from tests.guest.support import deliver, set_up
+
+pytestmark = [
+    pytest.mark.capability("B7"),
+    pytest.mark.machine("caching", "remapping-only", "caching-xapic", "remapping-only-xapic"),
+]
+
+
+def test_the_guest_goes_to_the_mode_that_the_machine_offers(
+    vm: Vm, ims_device: PluggedFunction
+) -> None:
+    unit = vm.remapping_unit()
+    assert unit is not None
+    assert vm.spec.iommu is not None
+    x2apic = vm.spec.iommu.x2apic
+    assert bool(unit.extended_capability.extended_interrupt_mode) is x2apic
+    assert unit.extended_mode is x2apic
+    mode = "x2apic" if x2apic else "xapic"
+    boot_log = vm.workspace.path("console.log").read_text(errors="replace")
+    assert f"DMAR-IR: Enabled IRQ remapping in {mode} mode" in boot_log
+
+
+@pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
+def test_each_cpu_is_reached_by_the_destination_in_the_irte(
+    vm: Vm, ims_device: PluggedFunction, store: Store
+) -> None:
+    unit = vm.remapping_unit()
+    assert unit is not None
+    set_up(ims_device, store, 2)
+    destinations = set()
+    for cpu in (0, 1):
+        ims_device.control.move(store, cpu, index=1)
+        entry = ims_device.irte(ims_device.message(store, 1))
+        assert isinstance(entry, RemappedEntry)
+        assert entry.reserved_bits(extended_mode=unit.extended_mode) == 0
+        destination = entry.destination(extended_mode=unit.extended_mode)
+        assert destination == ims_device.control.interrupt(store, 1).destination
+        destinations.add(destination)
+        deliver(ims_device, store, 1)
+        assert ims_device.model.ledger.events()[-1].cpu == cpu
+    assert len(destinations) == 2
+    ims_device.check_audit()
+
+
+def test_every_store_delivers_in_this_mode(ims_device: PluggedFunction) -> None:
+    set_up(ims_device, Store.MSIX, 2)
+    set_up(ims_device, Store.IMS, 2)
+    deliver(ims_device, Store.MSIX, 0, 1)
+    deliver(ims_device, Store.IMS, 0, 1)
+    ims_device.model.ledger.assert_quiet()

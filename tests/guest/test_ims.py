@@ -1,0 +1,136 @@
+"""Rows A4 and A6: the IMS array, alone and beside MSI-X."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.devices.ledger import Outcome
+from harness.host.deadline import Deadline
+from harness.spec.ims import CompletionStatus, Store
+from harness.spec.msi import RemappableMessage
+from harness.testbed.plugged import PluggedFunction
+from tests.guest.support import deliver, fence, runs, set_up
+
+CHUNK = 256
+"""Interrupts that are requested at a time: two CPUs have about 400 vectors between them."""
+
+
+@pytest.mark.capability("A4")
+@pytest.mark.device(ims_mapped=True)
+def test_2048_entries_beside_nine_vectors_are_allocated_and_all_deliver(
+    ims_device: PluggedFunction,
+) -> None:
+    guest, model = ims_device.control, ims_device.model
+    set_up(ims_device, Store.MSIX, 9)
+    guest.alloc(Store.IMS, 2048, facts=False)
+
+    for start in range(0, 2048, CHUNK):
+        guest.request(Store.IMS, start, CHUNK)
+        burst = model.burst(Store.IMS, range(start, start + CHUNK), CHUNK)
+        burst.wait(Deadline(60, f"IMS {start} to {start + CHUNK - 1}"))
+        messages = {
+            entry.index: (entry.address, entry.data)
+            for entry in ims_device.stores()
+            if entry.store is Store.IMS and entry.address
+        }
+        assert len(set(messages.values())) == CHUNK
+        if start == 0:
+            ims_device.check_audit()
+        guest.release(Store.IMS, start, CHUNK)
+    deliver(ims_device, Store.MSIX, *range(9))
+    assert model.ledger.counts()["answered"] == 2048 + 9
+    model.ledger.assert_quiet()
+
+
+@pytest.mark.capability("A4")
+@pytest.mark.parametrize(
+    "mapped",
+    [
+        pytest.param(False, marks=pytest.mark.device(ims_mapped=False), id="trapped"),
+        pytest.param(True, marks=pytest.mark.device(ims_mapped=True), id="mapped"),
+    ],
+)
+def test_a_masked_entry_is_held_and_delivered_once_on_unmask(
+    ims_device: PluggedFunction, mapped: bool
+) -> None:
+    guest, model = ims_device.control, ims_device.model
+    set_up(ims_device, Store.IMS, 4)
+    guest.mask(Store.IMS, 2)
+    held = model.raise_interrupt(Store.IMS, 2)
+    again = model.raise_interrupt(Store.IMS, 2)
+    fence(ims_device, Store.IMS, 1)
+    assert (held.outcome, again.outcome) == (Outcome.PENDING, Outcome.MERGED)
+    assert runs(ims_device, Store.IMS, 2) == 0
+
+    guest.unmask(Store.IMS, 2)
+    model.ledger.wait_answered(held, Deadline(5, "the entry that was held"))
+    fence(ims_device, Store.IMS, 1)
+    assert runs(ims_device, Store.IMS, 2) == 1
+    model.ledger.assert_quiet()
+    assert model.spec.ims_mapped is mapped
+
+
+@pytest.mark.capability("A4")
+def test_a_freed_entry_holds_the_null_message_and_interrupts_nobody(
+    ims_device: PluggedFunction,
+) -> None:
+    guest, model = ims_device.control, ims_device.model
+    set_up(ims_device, Store.IMS, 2)
+    deliver(ims_device, Store.IMS, 1)
+    guest.release(Store.IMS, 1)
+    guest.free(Store.IMS, 1)
+    entry = next(item for item in model.stores() if (item.store, item.index) == (Store.IMS, 1))
+    assert (entry.address, entry.data, entry.masked) == (0, 0, True)
+    event = model.raise_interrupt(Store.IMS, 1)
+    fence(ims_device, Store.IMS, 0)
+    assert event.outcome is Outcome.PENDING
+    assert not event.answered
+    assert not model.ledger.findings()
+
+
+@pytest.mark.capability("A4", "A6")
+def test_a_work_descriptor_raises_the_interrupt_it_names(ims_device: PluggedFunction) -> None:
+    guest, model = ims_device.control, ims_device.model
+    set_up(ims_device, Store.MSIX, 2)
+    set_up(ims_device, Store.IMS, 8)
+    for store, index in [(Store.IMS, 7), (Store.MSIX, 1), (Store.IMS, 0)]:
+        before = runs(ims_device, store, index)
+        completion = guest.fire(store, index)
+        assert completion.status == CompletionStatus.SUCCESS
+        fence(ims_device, Store.MSIX, 0)
+        assert runs(ims_device, store, index) == before + 1
+        assert guest.interrupt(store, index).last_sequence == completion.sequence
+    assert guest.fire(Store.IMS, 5000).status == CompletionStatus.BAD_HANDLE
+    model.ledger.assert_quiet()
+
+
+@pytest.mark.capability("A6")
+@pytest.mark.device(ims_mapped=True)
+def test_a_control_vector_on_msix_and_queues_on_ims_work_at_once(
+    ims_device: PluggedFunction,
+) -> None:
+    model = ims_device.model
+    set_up(ims_device, Store.MSIX, 1)
+    set_up(ims_device, Store.IMS, 16)
+    queues = model.burst(Store.IMS, range(16), 400)
+    for _ in range(20):
+        deliver(ims_device, Store.MSIX, 0)
+    queues.wait(Deadline(60, "400 interrupts of the queues"))
+    assert runs(ims_device, Store.MSIX, 0) == 20
+    assert sum(runs(ims_device, Store.IMS, index) for index in range(16)) == 400
+    ims_device.check_audit()
+    model.ledger.assert_quiet()
+
+
+@pytest.mark.capability("A6")
+def test_msix_and_ims_have_irtes_of_their_own(ims_device: PluggedFunction) -> None:
+    set_up(ims_device, Store.MSIX, 4)
+    set_up(ims_device, Store.IMS, 4)
+    requests = [
+        ims_device.message(store, index).decode()
+        for store in (Store.MSIX, Store.IMS)
+        for index in range(4)
+    ]
+    indices = {item.index for item in requests if isinstance(item, RemappableMessage)}
+    assert len(indices) == 8
+    assert indices == set(ims_device.irtes())

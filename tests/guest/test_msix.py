@@ -1,0 +1,96 @@
+"""Row A2: PCI MSI-X."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.guest.control import ControlError
+from harness.host.deadline import Deadline
+from harness.spec.ims import Store
+from harness.spec.pci import CapabilityId, MsixControl
+from harness.testbed.plugged import PluggedFunction
+from harness.testbed.vm import Vm
+from tests.guest.support import deliver, fence, runs, set_up
+
+pytestmark = pytest.mark.capability("A2")
+
+
+def test_every_vector_reaches_its_own_handler(ims_device: PluggedFunction) -> None:
+    set_up(ims_device, Store.MSIX, 9)
+    for index in range(9):
+        deliver(ims_device, Store.MSIX, index)
+    assert [runs(ims_device, Store.MSIX, index) for index in range(9)] == [1] * 9
+    ims_device.model.ledger.assert_quiet()
+
+
+def test_the_table_holds_what_the_guest_composed(ims_device: PluggedFunction) -> None:
+    set_up(ims_device, Store.MSIX, 9)
+    for interrupt in ims_device.control.interrupts(Store.MSIX):
+        assert ims_device.message(Store.MSIX, interrupt.index) == interrupt.composed
+    ims_device.check_audit()
+
+
+def test_a_masked_vector_is_held_and_delivered_once_on_unmask(
+    ims_device: PluggedFunction,
+) -> None:
+    guest, model = ims_device.control, ims_device.model
+    set_up(ims_device, Store.MSIX, 4)
+    guest.mask(Store.MSIX, 2)
+    held = model.raise_interrupt(Store.MSIX, 2)
+    fence(ims_device, Store.MSIX, 1)
+    assert not held.answered
+    assert runs(ims_device, Store.MSIX, 2) == 0
+
+    guest.unmask(Store.MSIX, 2)
+    model.ledger.wait_answered(held, Deadline(5, "the vector that was held"))
+    fence(ims_device, Store.MSIX, 1)
+    assert runs(ims_device, Store.MSIX, 2) == 1
+    model.ledger.assert_quiet()
+
+
+def test_the_function_mask_holds_every_vector(vm: Vm, ims_device: PluggedFunction) -> None:
+    set_up(ims_device, Store.MSIX, 3)
+    capability = ims_device.model.config.capabilities[CapabilityId.MSIX]
+    control = capability.offset + 2
+    enabled = ims_device.model.config.get(control, 2)
+    masked = MsixControl.unpack(enabled).replace(function_mask=1).value
+
+    def write(value: int) -> None:
+        config = f"/sys/bus/pci/devices/{ims_device.slot}/config"
+        octal = "".join(f"\\{byte:03o}" for byte in value.to_bytes(2, "little"))
+        vm.ssh.run(
+            f"printf '{octal}' | dd of={config} bs=1 seek={control} conv=notrunc 2>/dev/null"
+        )
+
+    write(masked)
+    held = [ims_device.model.raise_interrupt(Store.MSIX, index) for index in range(3)]
+    ims_device.control.function()  # a round trip through the guest
+    assert not any(event.answered for event in held)
+    assert [runs(ims_device, Store.MSIX, index) for index in range(3)] == [0, 0, 0]
+
+    write(enabled)
+    ims_device.model.ledger.wait_answered(held, Deadline(5, "the vectors that were held"))
+    fence(ims_device, Store.MSIX, 0)
+    assert [runs(ims_device, Store.MSIX, index) for index in range(3)] == [3, 1, 1]
+
+
+@pytest.mark.device(msix_vectors=256)
+def test_a_table_of_256_vectors_delivers(ims_device: PluggedFunction) -> None:
+    set_up(ims_device, Store.MSIX, 256)
+    for _ in range(2):
+        ims_device.model.burst(Store.MSIX, range(256), 256).wait(Deadline(60, "256 vectors"))
+    assert {sum(item.counts) for item in ims_device.control.interrupts(Store.MSIX)} == {2}
+    ims_device.check_audit()
+
+
+def test_more_vectors_than_the_table_has_are_refused(ims_device: PluggedFunction) -> None:
+    with pytest.raises(ControlError, match="ENOSPC"):
+        ims_device.control.alloc(Store.MSIX, 10)
+    assert ims_device.control.alloc(Store.MSIX, 10, least=1).done == 9
+
+
+@pytest.mark.device(msix_noresize=True)
+def test_a_host_that_cannot_resize_delivers_all_the_same(ims_device: PluggedFunction) -> None:
+    set_up(ims_device, Store.MSIX, 9)
+    deliver(ims_device, Store.MSIX, *range(9))
+    ims_device.check_audit()

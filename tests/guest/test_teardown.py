@@ -1,0 +1,55 @@
+"""Row B6: teardown leaves nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.spec.ims import Store
+from harness.testbed.plugged import PluggedFunction
+from harness.testbed.vm import Vm
+from tests.guest.support import deliver, set_up
+
+pytestmark = pytest.mark.capability("B6")
+
+
+@pytest.mark.timeout(280)
+@pytest.mark.parametrize(
+    ("store", "rounds"),
+    [(Store.IMS, 2000), (Store.MSIX, 1000), (Store.MSI, 1000)],
+    ids=lambda value: getattr(value, "name", str(value)),
+)
+def test_thousands_of_cycles_leave_no_irte_and_no_interrupt_number(
+    ims_device: PluggedFunction, store: Store, rounds: int
+) -> None:
+    guest = ims_device.control
+    guest.cycle(store, 2, count=4)
+    entries = set(ims_device.table().present_entries())
+    numbers = [interrupt.virq for interrupt in guest.irqs()]
+    assert guest.cycle(store, rounds, count=4) == rounds
+    assert set(ims_device.table().present_entries()) == entries
+    assert [interrupt.virq for interrupt in guest.irqs()] == numbers
+    set_up(ims_device, store, 4)
+    # The numbers that come next are the lowest free ones, as on the first day.
+    assert max(item.virq for item in guest.interrupts(store)) <= max(numbers) + 8
+    deliver(ims_device, store, 0, 1, 2, 3)
+    ims_device.check_audit()
+
+
+def test_unbinding_the_driver_frees_everything_that_is_still_in_use(
+    vm: Vm, ims_device: PluggedFunction
+) -> None:
+    set_up(ims_device, Store.MSIX, 4)
+    set_up(ims_device, Store.IMS, 64)
+    deliver(ims_device, Store.IMS, 0, 63)
+    assert len(ims_device.irtes()) == 68
+    ims_device.control.unbind(ims_device.slot)
+
+    assert ims_device.irtes() == {}
+    left = [entry for entry in ims_device.model.stores() if entry.store is Store.IMS]
+    assert all(entry.masked and not entry.address and not entry.data for entry in left)
+    assert not any(
+        entry.enabled for entry in ims_device.model.stores() if entry.store is Store.MSIX
+    )
+    ims_device.control.bind(ims_device.slot)
+    set_up(ims_device, Store.IMS, 1)
+    deliver(ims_device, Store.IMS, 0)
