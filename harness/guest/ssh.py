@@ -144,8 +144,6 @@ class SshSession:
 
     @contextlib.contextmanager
     def _channel(self, deadline: Deadline) -> Iterator[paramiko.Channel]:
-        if error := self._lifeline.error:
-            raise error
         try:
             channel = self._transport.open_session(timeout=deadline.check())
         except (paramiko.SSHException, OSError, EOFError) as error:

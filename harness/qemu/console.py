@@ -54,13 +54,12 @@ class Console:
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """Return the last lines."""
-        with self._changed:
-            kept = [*self._lines, self._partial] if self._partial else list(self._lines)
-        return "\n".join(kept[-lines:])
+        return "\n".join(self.text().splitlines()[-lines:])
 
     def text(self) -> str:
         """Return all lines that are kept."""
-        return self.tail(KEPT_LINES)
+        with self._changed:
+            return "\n".join([*self._lines, self._partial])
 
     def send(self, text: str) -> None:
         """Type on the console.
@@ -98,19 +97,16 @@ class Console:
                     raise error
                 if self._ended:
                     raise HarnessError(
-                        f"the console ended before {deadline.what}", evidence=self._tail()
+                        f"the console ended before {deadline.what}", evidence=self.tail()
                     )
                 if deadline.expired:
-                    raise deadline.error(self._tail())
+                    raise deadline.error(self.tail())
                 self._changed.wait(deadline.remaining())
 
     def wake(self) -> None:
         """Make every wait ask its ``lost`` again."""
         with self._changed:
             self._changed.notify_all()
-
-    def _tail(self) -> str:
-        return "\n".join([*self._lines, self._partial][-TAIL_LINES:])
 
     def _run(self) -> None:
         try:
