@@ -80,6 +80,9 @@ class Client:
     :param dma_write: the same for DMA_WRITE (address, data). Interrupt messages come here.
     :param capabilities: what is proposed; None: VERSION is not sent, the caller does.
     :raises OSError: the server refused the version.
+
+    Each call raises ``OSError`` with the server's errno when it is refused, ``ConnectionError`` when
+    the server has gone, and ``DeadlineExpired`` when there is no reply in time.
     """
 
     def __init__(
@@ -150,10 +153,7 @@ class Client:
         major: int = wire.MAJOR,
         minor: int = wire.MINOR,
     ) -> wire.Version:
-        """Propose a version; return the one agreed. ``peer`` are the server's capabilities then.
-
-        :raises OSError: the server refused.
-        """
+        """Propose a version; return the one agreed. ``peer`` are the server's capabilities then."""
         proposal = wire.Version(major, minor).pack() + capabilities.pack()
         reply = self.call(Command.VERSION, proposal)
         version, data = wire.Version.unpack_head(reply.payload)
@@ -287,18 +287,12 @@ class Client:
         offset: int = 0,
         flags: DmaMapFlags = _READ_WRITE,
     ) -> None:
-        """Tell the server of a range; what lies behind it is up to ``dma_read`` and ``dma_write``.
-
-        :raises OSError: the server refused.
-        """
+        """Tell the server of a range; what lies behind it is up to ``dma_read`` and ``dma_write``."""
         request = wire.DmaMap(wire.DmaMap.FORMAT.size, flags, offset, address, size)
         self.call(Command.DMA_MAP, request.pack(), [] if fd is None else [fd])
 
     def map_shared(self, address: int, size: int, *, flags: DmaMapFlags = _READ_WRITE) -> mmap.mmap:
-        """Give the server new memory that it can map itself; return it. Closed with the client.
-
-        :raises OSError: the server refused.
-        """
+        """Give the server new memory that it can map itself; return it. Closed with the client."""
         fd = os.memfd_create("vfio-user client")
         try:
             os.ftruncate(fd, size)
@@ -313,27 +307,18 @@ class Client:
     def map_served(
         self, address: int, memory: bytearray, *, flags: DmaMapFlags = _READ_WRITE
     ) -> None:
-        """Give the server memory that it reaches by messages only. It stays the caller's.
-
-        :raises OSError: the server refused.
-        """
+        """Give the server memory that it reaches by messages only. It stays the caller's."""
         self.dma_map(address, len(memory), flags=flags)
         self._ranges.append(_Range(address, memory, flags))
 
     def dma_unmap(self, address: int, size: int) -> None:
-        """Take a range away.
-
-        :raises OSError: the server refused.
-        """
+        """Take a range away."""
         self._unmap(address, size, 0)
         end = address + size
         self._ranges = [r for r in self._ranges if not address <= r.address < end]
 
     def dma_unmap_all(self) -> None:
-        """Take every range away.
-
-        :raises OSError: the server refused.
-        """
+        """Take every range away."""
         self._unmap(0, 0, DmaUnmapFlags.ALL)
         self._ranges = []
 
@@ -349,10 +334,7 @@ class Client:
         return wire.DeviceInfo.unpack(self.call(Command.DEVICE_GET_INFO, request.pack()).payload)
 
     def region_info(self, index: int) -> Region:
-        """Return what the server says of a region, without its file descriptor.
-
-        :raises OSError: there is no such region.
-        """
+        """Return what the server says of a region, without its file descriptor."""
         region, fd = self._region_info(index)
         if fd is not None:
             os.close(fd)
@@ -379,10 +361,7 @@ class Client:
         return Region(info.size, flags, areas, None, info.offset), fd
 
     def map_region(self, index: int) -> dict[int, mmap.mmap]:
-        """Map what can be mapped of a region: offset to pages. They are closed with the client.
-
-        :raises OSError: there is no such region.
-        """
+        """Map what can be mapped of a region: offset to pages. They are closed with the client."""
         region, fd = self._region_info(index)
         if fd is None:
             return {}
@@ -441,10 +420,7 @@ class Client:
     # Interrupts
 
     def irq_info(self, index: int) -> IrqIndex:
-        """Return number and kind of the interrupts of an index.
-
-        :raises OSError: there is no such index.
-        """
+        """Return number and kind of the interrupts of an index."""
         request = wire.IrqInfo(wire.IrqInfo.FORMAT.size, index=index)
         reply = self.call(Command.DEVICE_GET_IRQ_INFO, request.pack())
         info = wire.IrqInfo.unpack(reply.payload)
@@ -460,10 +436,7 @@ class Client:
         data: bytes = b"",
         fds: Sequence[int] = (),
     ) -> None:
-        """Send one DEVICE_SET_IRQS.
-
-        :raises OSError: the server refused.
-        """
+        """Send one DEVICE_SET_IRQS."""
         argsz = wire.IrqSet.FORMAT.size + len(data)
         request = wire.IrqSet(argsz, flags, index, start, count)
         self.call(Command.DEVICE_SET_IRQS, request.pack() + data, fds)
