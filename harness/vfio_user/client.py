@@ -81,8 +81,8 @@ class Client:
     :param capabilities: what is proposed; None: VERSION is not sent, the caller does.
     :raises OSError: the server refused the version.
 
-    Each call raises ``OSError`` with the server's errno when it is refused, ``ConnectionError`` when
-    the server has gone, and ``DeadlineExpired`` when there is no reply in time.
+    Each call raises ``OSError`` with the server's errno when it is refused, ``ConnectionError``
+    when the server has gone, and ``DeadlineExpired`` when there is no reply in time.
     """
 
     def __init__(
@@ -287,7 +287,7 @@ class Client:
         offset: int = 0,
         flags: DmaMapFlags = _READ_WRITE,
     ) -> None:
-        """Tell the server of a range; what lies behind it is up to ``dma_read`` and ``dma_write``."""
+        """Tell the server of a range; ``dma_read`` and ``dma_write`` answer for it."""
         request = wire.DmaMap(wire.DmaMap.FORMAT.size, flags, offset, address, size)
         self.call(Command.DMA_MAP, request.pack(), [] if fd is None else [fd])
 
