@@ -266,18 +266,13 @@ def ssh_session(
             _check_host_key(transport, identity)
             transport.auth_timeout = deadline.check()
             transport.auth_publickey(USER, _client_key(identity))
-        except paramiko.AuthenticationException as error:
-            if lifeline.error:
-                raise lifeline.error from error
-            raise HarnessError(f"the guest refuses our key: {error}") from error
         except (paramiko.SSHException, OSError, EOFError) as error:
-            if lifeline.error:
-                raise lifeline.error from error
-            raise (
-                deadline.error(str(error))
-                if deadline.expired
-                else GuestLost(f"no SSH session with the guest: {error}")
-            ) from error
+            if isinstance(error, paramiko.AuthenticationException) and transport.is_active():
+                raise HarnessError(f"the guest refuses our key: {error}") from error
+            if deadline.expired:
+                raise (lifeline.error or deadline.error(str(error))) from error
+            lost = GuestLost(f"no SSH session with the guest: {error}")
+            raise (_cause(lifeline) or lost) from error
         yield SshSession(transport, lifeline)
 
 
