@@ -13,7 +13,7 @@ import shlex
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
 import pytest
 
@@ -112,12 +112,20 @@ def _chosen(
     return [name for name in wanted if not given or name in given]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Refuse rows that the capability table does not have."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse rows that the table does not have; leave out tests with no kernel or machine left."""
     for item in items:
         for row in _rows(item):
             if row not in capability_titles():
                 raise pytest.UsageError(f"{item.nodeid}: there is no capability {row!r}")
+    left_out = [item for item in items if _wants_guest(item) and _choice(item) is None]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _wants_guest(item: pytest.Item) -> bool:
+    return "vm_choice" in getattr(item, "fixturenames", ())
 
 
 def _rows(item: pytest.Item) -> list[str]:
@@ -219,12 +227,9 @@ def pytest_runtest_makereport(
 
 
 def _choice(item: pytest.Item) -> Choice | None:
-    choice: Choice | None = getattr(item, "callspec", _NoParameters).params.get("vm_choice")
-    return choice
-
-
-class _NoParameters:
-    params: ClassVar[dict[str, Any]] = {}
+    callspec = getattr(item, "callspec", None)
+    choice = callspec.params.get("vm_choice") if callspec else None
+    return choice if isinstance(choice, Choice) else None
 
 
 def _provenance(item: pytest.Item) -> dict[str, str]:

@@ -82,7 +82,7 @@ def _drive_store(plugged: PluggedFunction, store: Store) -> StoreReport:
 
     target = 1 - before.cpu
     with _step(steps, plugged, store, "move"):
-        control.move(store, target, index)
+        plugged.move(store, target, index)
     stored = plugged.message(store, index)
     _expect(stored == message, f"the move changed the store from {message} to {stored}")
     after = _raise(plugged, store, index, message)

@@ -313,6 +313,7 @@ static int imstest_range_ioctl(struct imstest_function *function, unsigned int c
 			       struct imstest_range *range)
 {
 	unsigned int i;
+	int ret;
 
 	for (i = 0; i < ARRAY_SIZE(imstest_range_ioctls); i++) {
 		if (imstest_range_ioctls[i].command != command)
@@ -320,7 +321,10 @@ static int imstest_range_ioctl(struct imstest_function *function, unsigned int c
 		if (!imstest_store(range->store))
 			return -EINVAL;
 		range->done = 0;
-		return imstest_range_ioctls[i].handler(function, range);
+		ret = imstest_range_ioctls[i].handler(function, range);
+		/* Stores are posted. Once this returns, the device has seen them. */
+		imstest_read(function, IMSTEST_STATUS);
+		return ret;
 	}
 	return -ENOTTY;
 }

@@ -49,10 +49,12 @@ void imstest_work_queue_exit(struct imstest_function *function)
 {
 	struct imstest_work_queue *queue = &function->queue;
 	struct device *dev = &function->pdev->dev;
+	u32 status;
 
 	imstest_write(function, IMSTEST_CONTROL, 0);
-	/* The device stops before its memory goes. */
-	imstest_read(function, IMSTEST_STATUS);
+	/* The device stops before its memory goes: a descriptor may still be under way. */
+	readl_poll_timeout(function->control + IMSTEST_STATUS, status,
+			   !(status & IMSTEST_STATUS_WQ_ACTIVE), 10, 100000);
 
 	if (queue->records)
 		dma_free_coherent(dev, RECORDS_BYTES, queue->records, queue->records_dma);

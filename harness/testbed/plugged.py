@@ -29,6 +29,7 @@ from harness.testbed.views import guest_interrupts
 from harness.vfio_user.server import DeviceServer
 
 BIND_SECONDS: Final = 20.0
+ANSWER_SECONDS: Final = 5.0
 STORES: Final = (Store.MSI, Store.MSIX, Store.IMS)
 
 
@@ -128,6 +129,30 @@ class PluggedFunction:
         if index is None:
             raise CheckFailed(f"{message} does not name an IRTE")
         return self.table().read_entry(index)
+
+    # The guest's operations that need care.
+
+    def set_up(self, store: Store, count: int, *, index: int = 0) -> None:
+        """Allocate a range of interrupts in the guest and request them."""
+        self.control.alloc(store, count, index=index)
+        self.control.request(store, index=index, count=count)
+
+    def move(self, store: Store, cpu: int, index: int = 0) -> None:
+        """Move one interrupt to a CPU, and see to it that the move is in force.
+
+        While the vector that an earlier move left is not cleaned up yet, Linux puts a further one
+        off to the next interrupt (kernel/irq/manage.c, irq_try_set_affinity(), EBUSY). Then one is
+        raised to carry it out.
+
+        :raises CheckFailed: the move is not in force even so.
+        """
+        (moved,) = self.control.move(store, cpu, index)
+        if moved.cpu != cpu:
+            deadline = Deadline(ANSWER_SECONDS, f"the interrupt that moves {store.name} {index}")
+            self.model.raise_and_wait(store, index, deadline)
+            moved = self.control.interrupt(store, index)
+        if moved.cpu != cpu:
+            raise CheckFailed(f"{store.name} {index} was moved to CPU {cpu} and is on {moved.cpu}")
 
     # Stores.
 

@@ -7,16 +7,16 @@ from harness.spec.ims import Store
 from harness.testbed.plugged import PluggedFunction
 
 
-def set_up(plugged: PluggedFunction, store: Store, count: int, *, index: int = 0) -> None:
-    """Allocate and request a range of interrupts."""
-    plugged.control.alloc(store, count, index=index)
-    plugged.control.request(store, index=index, count=count)
-
-
 def deliver(plugged: PluggedFunction, store: Store, *indices: int) -> None:
     """Raise each interrupt, one after the other, and wait for the guest's answer to each."""
     for index in indices:
         plugged.model.raise_and_wait(store, index, Deadline(10, f"{store.name} {index}"))
+
+
+def deliver_all(plugged: PluggedFunction, store: Store, indices: range) -> None:
+    """Raise every interrupt of a range once, and wait for the answer to each of them."""
+    events = [plugged.model.raise_interrupt(store, index) for index in indices]
+    plugged.model.ledger.wait_answered(events, Deadline(60, f"{store.name} {indices}"))
 
 
 def runs(plugged: PluggedFunction, store: Store, index: int) -> int:

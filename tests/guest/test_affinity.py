@@ -24,7 +24,7 @@ def test_a_move_rewrites_the_irte_only_and_the_next_interrupt_lands_on_the_new_c
 
     for cpu in (1, 0, 1):
         with ims_device.trapped() as traps:
-            guest.move(store, cpu, index=2)
+            ims_device.move(store, cpu, index=2)
         assert traps[store] == 0
         entry = ims_device.irte(stored[2])
         event = model.raise_and_wait(store, 2, Deadline(5, "an interrupt after its move"))

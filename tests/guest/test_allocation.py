@@ -10,7 +10,7 @@ from harness.guest.control import ControlError
 from harness.spec.ims import Store
 from harness.spec.vtd import RemappedEntry, SourceValidation
 from harness.testbed.plugged import STORES, PluggedFunction
-from tests.guest.support import deliver, set_up
+from tests.guest.support import deliver
 
 pytestmark = pytest.mark.capability("B2")
 
@@ -23,7 +23,7 @@ def test_each_irte_verifies_the_source_id_of_the_function(
     ims_device: PluggedFunction, store: Store
 ) -> None:
     before = ims_device.table().present_entries()
-    set_up(ims_device, store, 4)
+    ims_device.set_up(store, 4)
     new = {
         index: entry
         for index, entry in ims_device.table().present_entries().items()
@@ -54,7 +54,7 @@ def test_when_no_irte_is_left_the_driver_gets_the_error_and_recovers(
         assert refused.value.errno in NONE_LEFT
     assert guest.drop().total == 0
 
-    set_up(ims_device, Store.IMS, 4)
+    ims_device.set_up(Store.IMS, 4)
     deliver(ims_device, Store.IMS, 0, 1, 2, 3)
     ims_device.check_audit()
 

@@ -8,7 +8,7 @@ from harness.spec.ims import Store
 from harness.spec.vtd import RemappedEntry
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import deliver, set_up
+from tests.guest.support import deliver
 
 pytestmark = [
     pytest.mark.capability("B7"),
@@ -36,10 +36,10 @@ def test_each_cpu_is_reached_by_the_destination_in_the_irte(
 ) -> None:
     unit = vm.remapping_unit()
     assert unit is not None
-    set_up(ims_device, store, 2)
+    ims_device.set_up(store, 2)
     destinations = set()
     for cpu in (0, 1):
-        ims_device.control.move(store, cpu, index=1)
+        ims_device.move(store, cpu, index=1)
         entry = ims_device.irte(ims_device.message(store, 1))
         assert isinstance(entry, RemappedEntry)
         assert entry.reserved_bits(extended_mode=unit.extended_mode) == 0
@@ -53,8 +53,8 @@ def test_each_cpu_is_reached_by_the_destination_in_the_irte(
 
 
 def test_every_store_delivers_in_this_mode(ims_device: PluggedFunction) -> None:
-    set_up(ims_device, Store.MSIX, 2)
-    set_up(ims_device, Store.IMS, 2)
+    ims_device.set_up(Store.MSIX, 2)
+    ims_device.set_up(Store.IMS, 2)
     deliver(ims_device, Store.MSIX, 0, 1)
     deliver(ims_device, Store.IMS, 0, 1)
     ims_device.model.ledger.assert_quiet()

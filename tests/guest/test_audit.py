@@ -14,7 +14,7 @@ from harness.spec.msi import RemappableMessage
 from harness.spec.vtd import ENTRY_SIZE, RemappedEntry
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import deliver, fence, set_up
+from tests.guest.support import deliver, fence
 
 pytestmark = pytest.mark.capability("B8")
 
@@ -66,7 +66,7 @@ def damaged(vm: Vm, plugged: PluggedFunction, index: int, **fields: int) -> Iter
 def test_a_damaged_irte_is_named(
     vm: Vm, ims_device: PluggedFunction, fields: dict[str, int], kind: Kind
 ) -> None:
-    set_up(ims_device, Store.IMS, 4)
+    ims_device.set_up(Store.IMS, 4)
     with damaged(vm, ims_device, 2, **fields):
         assert kind in {finding.kind for finding in ims_device.audit()}
     ims_device.check_audit()
@@ -75,7 +75,7 @@ def test_a_damaged_irte_is_named(
 def test_a_message_from_the_wrong_source_is_blocked_and_the_others_arrive(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
-    set_up(ims_device, Store.IMS, 4)
+    ims_device.set_up(Store.IMS, 4)
     with damaged(vm, ims_device, 2, source_id=0x1234):
         event = ims_device.model.raise_interrupt(Store.IMS, 2)
         fence(ims_device, Store.IMS, 1)
@@ -86,7 +86,7 @@ def test_a_message_from_the_wrong_source_is_blocked_and_the_others_arrive(
 
 
 def test_a_store_that_names_a_foreign_irte_is_named(ims_device: PluggedFunction) -> None:
-    set_up(ims_device, Store.IMS, 2)
+    ims_device.set_up(Store.IMS, 2)
     first, second = (ims_device.message(Store.IMS, index) for index in (0, 1))
     ims_device.model.region_write(4, 16, first.address.to_bytes(8, "little"))
     assert {finding.kind for finding in ims_device.audit()} >= {

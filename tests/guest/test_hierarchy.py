@@ -10,7 +10,6 @@ from harness.spec.ims import Store
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.views import remapping_level
 from harness.testbed.vm import Vm
-from tests.guest.support import set_up
 
 pytestmark = pytest.mark.capability("B1")
 
@@ -24,7 +23,7 @@ def of_store(plugged: PluggedFunction, store: Store) -> list[MachineInterrupt]:
 def test_a_message_store_stands_on_remapping_and_remapping_on_the_vector_domain(
     ims_device: PluggedFunction, store: Store
 ) -> None:
-    set_up(ims_device, store, 4)
+    ims_device.set_up(store, 4)
     found = of_store(ims_device, store)
     assert len(found) == 4
     for interrupt in found:
@@ -39,7 +38,7 @@ def test_a_message_store_stands_on_remapping_and_remapping_on_the_vector_domain(
 def test_each_interrupt_has_the_irte_in_guest_memory_that_its_level_names(
     ims_device: PluggedFunction, store: Store
 ) -> None:
-    set_up(ims_device, store, 4)
+    ims_device.set_up(store, 4)
     named = set()
     for interrupt in of_store(ims_device, store):
         level = remapping_level(interrupt)

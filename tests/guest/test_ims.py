@@ -9,7 +9,7 @@ from harness.host.deadline import Deadline
 from harness.spec.ims import CompletionStatus, Store
 from harness.spec.msi import RemappableMessage
 from harness.testbed.plugged import PluggedFunction
-from tests.guest.support import deliver, fence, runs, set_up
+from tests.guest.support import deliver, deliver_all, fence, runs
 
 CHUNK = 256
 """Interrupts that are requested at a time: two CPUs have about 400 vectors between them."""
@@ -21,13 +21,12 @@ def test_2048_entries_beside_nine_vectors_are_allocated_and_all_deliver(
     ims_device: PluggedFunction,
 ) -> None:
     guest, model = ims_device.control, ims_device.model
-    set_up(ims_device, Store.MSIX, 9)
+    ims_device.set_up(Store.MSIX, 9)
     guest.alloc(Store.IMS, 2048, facts=False)
 
     for start in range(0, 2048, CHUNK):
         guest.request(Store.IMS, start, CHUNK)
-        burst = model.burst(Store.IMS, range(start, start + CHUNK), CHUNK)
-        burst.wait(Deadline(60, f"IMS {start} to {start + CHUNK - 1}"))
+        deliver_all(ims_device, Store.IMS, range(start, start + CHUNK))
         messages = {
             entry.index: (entry.address, entry.data)
             for entry in ims_device.stores()
@@ -54,7 +53,7 @@ def test_a_masked_entry_is_held_and_delivered_once_on_unmask(
     ims_device: PluggedFunction, mapped: bool
 ) -> None:
     guest, model = ims_device.control, ims_device.model
-    set_up(ims_device, Store.IMS, 4)
+    ims_device.set_up(Store.IMS, 4)
     guest.mask(Store.IMS, 2)
     held = model.raise_interrupt(Store.IMS, 2)
     again = model.raise_interrupt(Store.IMS, 2)
@@ -75,7 +74,7 @@ def test_a_freed_entry_holds_the_null_message_and_interrupts_nobody(
     ims_device: PluggedFunction,
 ) -> None:
     guest, model = ims_device.control, ims_device.model
-    set_up(ims_device, Store.IMS, 2)
+    ims_device.set_up(Store.IMS, 2)
     deliver(ims_device, Store.IMS, 1)
     guest.release(Store.IMS, 1)
     guest.free(Store.IMS, 1)
@@ -91,8 +90,8 @@ def test_a_freed_entry_holds_the_null_message_and_interrupts_nobody(
 @pytest.mark.capability("A4", "A6")
 def test_a_work_descriptor_raises_the_interrupt_it_names(ims_device: PluggedFunction) -> None:
     guest, model = ims_device.control, ims_device.model
-    set_up(ims_device, Store.MSIX, 2)
-    set_up(ims_device, Store.IMS, 8)
+    ims_device.set_up(Store.MSIX, 2)
+    ims_device.set_up(Store.IMS, 8)
     for store, index in [(Store.IMS, 7), (Store.MSIX, 1), (Store.IMS, 0)]:
         before = runs(ims_device, store, index)
         completion = guest.fire(store, index)
@@ -110,8 +109,8 @@ def test_a_control_vector_on_msix_and_queues_on_ims_work_at_once(
     ims_device: PluggedFunction,
 ) -> None:
     model = ims_device.model
-    set_up(ims_device, Store.MSIX, 1)
-    set_up(ims_device, Store.IMS, 16)
+    ims_device.set_up(Store.MSIX, 1)
+    ims_device.set_up(Store.IMS, 16)
     queues = model.burst(Store.IMS, range(16), 400)
     for _ in range(20):
         deliver(ims_device, Store.MSIX, 0)
@@ -124,8 +123,8 @@ def test_a_control_vector_on_msix_and_queues_on_ims_work_at_once(
 
 @pytest.mark.capability("A6")
 def test_msix_and_ims_have_irtes_of_their_own(ims_device: PluggedFunction) -> None:
-    set_up(ims_device, Store.MSIX, 4)
-    set_up(ims_device, Store.IMS, 4)
+    ims_device.set_up(Store.MSIX, 4)
+    ims_device.set_up(Store.IMS, 4)
     requests = [
         ims_device.message(store, index).decode()
         for store in (Store.MSIX, Store.IMS)

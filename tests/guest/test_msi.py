@@ -9,7 +9,7 @@ from harness.guest.control import ControlError
 from harness.host.deadline import Deadline
 from harness.spec.ims import Store
 from harness.testbed.plugged import PluggedFunction
-from tests.guest.support import deliver, fence, runs, set_up
+from tests.guest.support import deliver, fence, runs
 
 pytestmark = pytest.mark.capability("A1")
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.capability("A1")
 def test_every_message_of_a_block_reaches_its_own_handler(
     ims_device: PluggedFunction, count: int
 ) -> None:
-    set_up(ims_device, Store.MSI, count)
+    ims_device.set_up(Store.MSI, count)
     for index in range(count):
         deliver(ims_device, Store.MSI, index)
         assert [runs(ims_device, Store.MSI, other) for other in (0, index, count - 1)] == [
@@ -30,7 +30,7 @@ def test_every_message_of_a_block_reaches_its_own_handler(
 
 
 def test_message_n_is_the_base_with_its_low_bits_replaced(ims_device: PluggedFunction) -> None:
-    set_up(ims_device, Store.MSI, 8)
+    ims_device.set_up(Store.MSI, 8)
     base = ims_device.message(Store.MSI, 0)
     assert base.data % 8 == 0
     for index in range(8):
@@ -43,7 +43,7 @@ def test_a_masked_message_is_held_and_delivered_once_on_unmask(
     ims_device: PluggedFunction,
 ) -> None:
     guest, model = ims_device.control, ims_device.model
-    set_up(ims_device, Store.MSI, 4)
+    ims_device.set_up(Store.MSI, 4)
     guest.mask(Store.MSI, 2)
     held = model.raise_interrupt(Store.MSI, 2)
     again = model.raise_interrupt(Store.MSI, 2)
@@ -62,7 +62,7 @@ def test_a_masked_message_is_held_and_delivered_once_on_unmask(
 def test_a_function_with_32_bit_addresses_and_no_mask_bits_delivers(
     ims_device: PluggedFunction,
 ) -> None:
-    set_up(ims_device, Store.MSI, 4)
+    ims_device.set_up(Store.MSI, 4)
     deliver(ims_device, Store.MSI, 0, 1, 2, 3)
     ims_device.check_audit()
 
@@ -79,7 +79,7 @@ def test_the_guest_is_content_with_fewer_messages_or_gets_an_error(
 
 
 def test_a_message_that_was_not_granted_is_never_sent(ims_device: PluggedFunction) -> None:
-    set_up(ims_device, Store.MSI, 4)
+    ims_device.set_up(Store.MSI, 4)
     event = ims_device.model.raise_interrupt(Store.MSI, 4)
     assert event.outcome is Outcome.DISABLED
     fence(ims_device, Store.MSI, 0)

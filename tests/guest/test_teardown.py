@@ -7,7 +7,7 @@ import pytest
 from harness.spec.ims import Store
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import deliver, set_up
+from tests.guest.support import deliver
 
 pytestmark = pytest.mark.capability("B6")
 
@@ -28,7 +28,7 @@ def test_thousands_of_cycles_leave_no_irte_and_no_interrupt_number(
     assert guest.cycle(store, rounds, count=4) == rounds
     assert set(ims_device.table().present_entries()) == entries
     assert [interrupt.virq for interrupt in guest.irqs()] == numbers
-    set_up(ims_device, store, 4)
+    ims_device.set_up(store, 4)
     # The numbers that come next are the lowest free ones, as on the first day.
     assert max(item.virq for item in guest.interrupts(store)) <= max(numbers) + 8
     deliver(ims_device, store, 0, 1, 2, 3)
@@ -38,8 +38,8 @@ def test_thousands_of_cycles_leave_no_irte_and_no_interrupt_number(
 def test_unbinding_the_driver_frees_everything_that_is_still_in_use(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
-    set_up(ims_device, Store.MSIX, 4)
-    set_up(ims_device, Store.IMS, 64)
+    ims_device.set_up(Store.MSIX, 4)
+    ims_device.set_up(Store.IMS, 64)
     deliver(ims_device, Store.IMS, 0, 63)
     assert len(ims_device.irtes()) == 68
     ims_device.control.unbind(ims_device.slot)
@@ -51,5 +51,5 @@ def test_unbinding_the_driver_frees_everything_that_is_still_in_use(
         entry.enabled for entry in ims_device.model.stores() if entry.store is Store.MSIX
     )
     ims_device.control.bind(ims_device.slot)
-    set_up(ims_device, Store.IMS, 1)
+    ims_device.set_up(Store.IMS, 1)
     deliver(ims_device, Store.IMS, 0)

@@ -9,7 +9,7 @@ from harness.qemu.trace import MSIX_TABLE
 from harness.spec.ims import Store
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import deliver, set_up
+from tests.guest.support import deliver
 
 
 def wired(plugged: PluggedFunction, store: Store) -> set[int]:
@@ -30,7 +30,7 @@ def test_every_access_is_trapped_and_the_host_sets_the_interrupt_up(
 ) -> None:
     assert wired(ims_device, store) == set()
     with ims_device.trapped() as traps:
-        set_up(ims_device, store, 4)
+        ims_device.set_up(store, 4)
     assert traps[store] >= 4
     assert wired(ims_device, store) >= {0, 1, 2, 3}
 
@@ -51,7 +51,7 @@ def test_the_trap_sees_the_messages_that_the_guest_writes_to_msix(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
     with vm.machine.trapped_accesses() as trapped:
-        set_up(ims_device, Store.MSIX, 3)
+        ims_device.set_up(Store.MSIX, 3)
     written = {access.value for access in trapped.of(MSIX_TABLE) if access.write}
     for interrupt in ims_device.control.interrupts(Store.MSIX):
         assert interrupt.composed.address in written
@@ -61,7 +61,7 @@ def test_the_trap_sees_the_messages_that_the_guest_writes_to_msix(
 def test_the_trap_sees_the_message_that_the_guest_writes_to_msi(
     ims_device: PluggedFunction,
 ) -> None:
-    set_up(ims_device, Store.MSI, 2)
+    ims_device.set_up(Store.MSI, 2)
     written = {
         access.value for access in ims_device.model.accesses.accesses(Area.MSI) if access.write
     }
@@ -76,7 +76,7 @@ def live(plugged: PluggedFunction) -> int:
     """Take 64 IMS interrupts through their whole life; return the trapped accesses to the array."""
     guest = plugged.control
     with plugged.trapped() as traps:
-        set_up(plugged, Store.IMS, 64)
+        plugged.set_up(Store.IMS, 64)
         deliver(plugged, Store.IMS, *range(0, 64, 8))
         guest.mask(Store.IMS, count=64)
         guest.unmask(Store.IMS, count=64)
