@@ -11,7 +11,7 @@ from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
 from harness.spec.ims import Store
 from harness.spec.msi import Message, RemappableMessage
-from harness.spec.vtd import Entry
+from harness.spec.vtd import RemappedEntry
 from harness.testbed.plugged import STORES, PluggedFunction
 
 COUNT: Final = 4
@@ -32,7 +32,9 @@ class Step:
 class Arrival:
     """Where an interrupt went: the IRTE that its message named, and the CPU that answered."""
 
-    entry: Entry
+    entry: RemappedEntry
+    destination: int
+    """APIC id, or logical destination if the IRTE's destination mode says so."""
     cpu: int
 
 
@@ -127,7 +129,10 @@ def _raise(plugged: PluggedFunction, store: Store, index: int, message: Message)
         f"{store.name} {index} is on CPU {expected}, and CPU {event.cpu} answered",
     )
     assert event.cpu is not None
-    return Arrival(plugged.irte(message), event.cpu)
+    entry = plugged.irte(message)
+    if not isinstance(entry, RemappedEntry):
+        raise CheckFailed(f"{message} names an IRTE in posted format")
+    return Arrival(entry, plugged.destination(entry), event.cpu)
 
 
 def _expect(held: bool, otherwise: str) -> None:

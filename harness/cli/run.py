@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from harness.devices.device_spec import DeviceSpec
-from harness.errors import HarnessError, Verdict
+from harness.errors import ConfigError, HarnessError, Verdict
 from harness.host.workspace import Workspace, make_workspace
 from harness.report.outcome import RESULTS_DIRECTORY
 from harness.scenario import Arrival, StoreReport, drive_stores
+from harness.spec.vtd import format_source_id
 from harness.testbed.supplies import (
     DEFAULT_KERNEL,
     DEFAULT_MACHINE,
@@ -53,6 +54,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="whether the guest maps the IMS array, or each access traps (default: %(default)s)",
     )
     parser.add_argument(
+        "--append",
+        default="",
+        metavar="WORDS",
+        help="add words to the guest kernel's command line, e.g. 'nox2apic ignore_loglevel'",
+    )
+    parser.add_argument(
         "--results",
         type=Path,
         default=RESULTS_DIRECTORY,
@@ -66,13 +73,20 @@ def run(args: argparse.Namespace) -> Verdict:
     """Drive the stores and print."""
     provisioner = make_provisioner()
     machine = choose(load_machines(), args.machine, what="machine")
+    if not machine.remaps_interrupts:
+        raise ConfigError(
+            f"the machine {args.machine} does not remap interrupts, and IMS needs that",
+            hint="choose another with --machine",
+        )
     recipe = choose(provisioner.recipes.kernels, args.kernel, what="kernel")
     qemu = provisioner.qemu()
     guest = provisioner.guest(recipe)
     workspace = make_workspace(args.results, f"run-{args.kernel}-{args.machine}")
     show = _Show(as_json=args.json)
     try:
-        with running_vm(guest, qemu, machine, workspace) as vm:
+        with running_vm(
+            guest, qemu, machine, workspace, kernel_arguments=tuple(shlex.split(args.append))
+        ) as vm:
             show.start(vm.provenance())
             with vm.plugged(DeviceSpec(ims_mapped=args.ims == "mapped")) as plugged:
                 show.function(plugged.slot)
@@ -89,7 +103,7 @@ def run(args: argparse.Namespace) -> Verdict:
 
 def _reproduce_line(args: argparse.Namespace) -> str:
     words = ["imsh", "run", "--kernel", args.kernel, "--machine", args.machine, "--ims", args.ims]
-    return shlex.join(words)
+    return shlex.join([*words, *(["--append", args.append] if args.append else [])])
 
 
 def _show_evidence(workspace: Workspace, line: str) -> None:
@@ -119,12 +133,11 @@ class _Show:
         self._object["stores"].append(_plain(report))
         virqs = ", ".join(map(str, report.virqs))
         traps = ", ".join(f"{step.name} {step.traps}" for step in report.steps)
-        moved = "store untouched, IRTE rewritten"
         self._line(f"\n{report.store.name}")
         self._line(f"  allocated  {len(report.virqs)} interrupts, virq {virqs}")
         self._line(f"  message    {report.message} in entry {report.index}")
         self._line(f"  IRTE       {report.entry_index}: {_entry(report.before)}")
-        self._line(f"  moved      {report.entry_index}: {_entry(report.after)}  ({moved})")
+        self._line(f"  moved to   {report.entry_index}: {_entry(report.after)}")
         self._line(
             f"  reached    CPU {report.before.cpu} before the move, {report.after.cpu} after"
         )
@@ -144,7 +157,10 @@ class _Show:
 
 
 def _entry(arrival: Arrival) -> str:
-    return str(arrival.entry)
+    entry = arrival.entry
+    kind = "logical destination" if entry.destination_mode else "APIC id"
+    sender = format_source_id(entry.source_id)
+    return f"vector {entry.vector:#x} to {kind} {arrival.destination:#x}, from {sender} only"
 
 
 def _plain(report: StoreReport) -> dict[str, Any]:

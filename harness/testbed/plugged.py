@@ -23,7 +23,7 @@ from harness.remapping.unit import RemappingTable, UnitState
 from harness.spec import ims
 from harness.spec.ims import Store
 from harness.spec.msi import Message, MsixEntry
-from harness.spec.vtd import Entry
+from harness.spec.vtd import Entry, RemappedEntry
 from harness.testbed.source_gate import SourceGate
 from harness.testbed.views import guest_interrupts
 from harness.vfio_user.server import DeviceServer
@@ -129,6 +129,11 @@ class PluggedFunction:
         if index is None:
             raise CheckFailed(f"{message} does not name an IRTE")
         return self.table().read_entry(index)
+
+    def destination(self, entry: RemappedEntry) -> int:
+        """Return the destination in an IRTE, as this machine's APIC mode has it."""
+        assert self._unit is not None
+        return entry.destination(extended_mode=self._unit.extended_mode)
 
     # The guest's operations that need care.
 

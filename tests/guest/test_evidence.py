@@ -1,0 +1,169 @@
+"""Verdicts never mix, and a failure leaves what explains it: seen by failing on purpose."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.cli.main import main
+from harness.errors import Verdict
+from harness.host.deadline import Deadline
+from harness.host.process import run
+from harness.report.outcome import Outcome, read_outcomes
+
+FAILING = """
+import os, signal
+import pytest
+from harness.errors import Verdict
+from harness.host.deadline import Deadline
+from harness.spec.ims import Store
+
+
+def test_kernel(ims_device):
+    ims_device.set_up(Store.IMS, 2)
+    ims_device.model.raise_and_wait(Store.IMS, 0, Deadline(5, "an answer"))
+    assert ims_device.control.interrupt(Store.IMS, 0).counts == (7, 7)
+
+
+def test_kernel_lost_interrupt(ims_device):
+    ims_device.set_up(Store.IMS, 2)
+    ims_device.control.mask(Store.IMS, 0)
+    ims_device.model.raise_and_wait(Store.IMS, 0, Deadline(0.2, "an answer"))
+
+
+def test_harness(ims_device):
+    raise RuntimeError("a bug of ours")
+
+
+def test_qemu(vm):
+    os.kill(vm.machine.pid, signal.SIGKILL)
+    vm.ssh.run("sleep 10")
+
+
+def test_panic(vm):
+    vm.ssh.run("echo c >/proc/sysrq-trigger", check=False)
+    vm.ssh.run("sleep 10")
+
+
+def test_time_out(vm):
+    vm.ssh.run("sleep 10", deadline=Deadline(0.5, "a sleeper"))
+
+
+def test_passes(vm):
+    assert vm.ssh.run("uname -s").stdout == "Linux\\n"
+"""
+
+
+@pytest.fixture(scope="module")
+def failing_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """Run tests that fail in every way; return the results directory and what pytest printed."""
+    directory = tmp_path_factory.mktemp("failing")
+    (directory / "test_failing.py").write_text(FAILING)
+    command = [
+        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"),
+        *("--kernel", "debian-6.12", "--machine", "remapping-only"),
+        *("--rootdir", str(directory), "--results", "results", str(directory)),
+    ]
+    # A worker's own environment would make the inner pytest believe that it is one, too.
+    inherited = [name for name in os.environ if name.startswith("PYTEST_")]
+    env = ["env", *(f"--unset={name}" for name in inherited)]
+    result = run(
+        [*env, *command], deadline=Deadline(240, "the failing tests"), cwd=directory, check=False
+    )
+    return directory / "results", result.stdout
+
+
+@pytest.fixture
+def outcomes(failing_run: tuple[Path, str]) -> dict[str, Outcome]:
+    """Return test name to outcome."""
+    return {
+        item.test.partition("::")[2].partition("[")[0]: item
+        for item in read_outcomes(failing_run[0])
+    }
+
+
+@pytest.mark.parametrize(
+    ("test", "verdict"),
+    [
+        ("test_kernel", Verdict.KERNEL_FAILURE),
+        ("test_kernel_lost_interrupt", Verdict.KERNEL_FAILURE),
+        ("test_harness", Verdict.HARNESS_FAILURE),
+        ("test_qemu", Verdict.HARNESS_FAILURE),
+        ("test_panic", Verdict.KERNEL_FAILURE),
+        ("test_time_out", Verdict.TIME_OUT),
+        ("test_passes", Verdict.PASS),
+    ],
+)
+def test_each_way_to_fail_has_its_own_verdict(
+    outcomes: dict[str, Outcome], test: str, verdict: Verdict
+) -> None:
+    assert outcomes[test].verdict is verdict
+    assert outcomes[test].kernel == "debian-6.12"
+
+
+def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
+    failing_run: tuple[Path, str],
+) -> None:
+    results, printed = failing_run
+    (evidence,) = (results / "failed").glob("*test_kernel_debian*")
+    kept = {path.name for path in evidence.iterdir()}
+    assert kept >= {
+        "console.log",
+        "guest-dmesg.txt",
+        "qmp.log",
+        "vfio-user-0.log",
+        "irtes.txt",
+        "stores.txt",
+        "events.txt",
+        "proc-interrupts.txt",
+        "qemu.argv",
+        "reproduce.sh",
+    }
+    assert "Linux version" in (evidence / "console.log").read_text(errors="replace")
+    assert "IMS" in (evidence / "stores.txt").read_text()
+    assert "answered by CPU" in (evidence / "events.txt").read_text()
+    assert "reproduce: pytest 'test_failing.py::test_kernel[debian-6.12-remapping-only]'" in printed
+
+
+def test_a_panic_is_reported_as_a_panic_with_its_console(failing_run: tuple[Path, str]) -> None:
+    assert "sysrq triggered crash" in failing_run[1]
+    assert "GuestPanic" in failing_run[1]
+
+
+# The command's exit status.
+
+
+def test_a_guest_that_panics_makes_the_command_end_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--append", "rdinit=/nothing", "--results", str(tmp_path)]
+    assert main(words) == 1
+    captured = capsys.readouterr()
+    assert "verdict: kernel failure: panic in the guest" in captured.out
+    assert "reproduce: imsh run" in captured.err
+    (evidence,) = tmp_path.iterdir()
+    assert "Kernel panic" in (evidence / "console.log").read_text(errors="replace")
+
+
+def test_a_qemu_that_is_none_is_a_missing_requirement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMSH_QEMU", "/bin/true")
+    assert main(["run", "--results", str(tmp_path)]) == 3
+
+
+def test_a_name_that_nothing_has_is_our_users_mistake(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "--machine", "cachign"]) == 2
+    assert "did you mean caching?" in capsys.readouterr().err
+
+
+def test_a_machine_without_remapping_is_refused_before_anything_boots(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["run", "--machine", "no-iommu"]) == 2
+    assert "does not remap interrupts" in capsys.readouterr().err

@@ -1,0 +1,98 @@
+"""A guest that writes nonsense to the device: answered, counted, and nothing falls over."""
+
+from __future__ import annotations
+
+import random
+import re
+
+import pytest
+
+from harness.devices.ledger import Outcome
+from harness.spec import ims
+from harness.spec.ims import Register, Store
+from harness.testbed.plugged import PluggedFunction
+from harness.testbed.vm import Vm
+from tests.guest.support import deliver
+
+ANSWERED_BY_THE_MODEL = (ims.BAR_CONTROL, ims.BAR_IMS)
+
+
+@pytest.fixture
+def bars(vm: Vm, ims_device: PluggedFunction) -> dict[int, int]:
+    """Return BAR to guest physical address, with the driver out of the way."""
+    ims_device.control.unbind(ims_device.slot)
+    device = f"/sys/bus/pci/devices/{ims_device.slot}"
+    vm.ssh.run(f"echo 1 >{device}/enable")
+    lines = vm.ssh.run(f"cat {device}/resource").stdout.splitlines()
+    starts = [int(line.split()[0], 16) for line in lines[:6]]
+    return {bar: start for bar, start in enumerate(starts) if start}
+
+
+@pytest.fixture(autouse=True)
+def driver_comes_back(ims_device: PluggedFunction, bars: dict[int, int]) -> object:
+    yield
+    ims_device.control.bind(ims_device.slot)
+    ims_device.set_up(Store.IMS, 2)
+    deliver(ims_device, Store.IMS, 0, 1)
+
+
+def test_accesses_of_every_size_and_offset_are_counted_and_survived(
+    vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
+) -> None:
+    before = ims_device.model.refusals.count
+    source = random.Random(1)  # the same nonsense each time
+    commands = []
+    for _ in range(120):
+        width = source.choice([8, 16, 32, 64])
+        # Aligned: the guest's own tool refuses the rest.
+        bar = source.choice(ANSWERED_BY_THE_MODEL)
+        offset = source.randrange(0, 0x8000, width // 8)
+        value = "" if source.random() < 0.3 else f" {source.getrandbits(width)}"
+        commands.append(f"devmem {bars[bar] + offset:#x} {width}{value}")
+    result = vm.ssh.run(" && ".join(commands) + " && echo survived")
+    assert result.stdout.endswith("survived\n")
+    assert ims_device.model.refusals.count > before
+    refused = vm.ssh.run(f"devmem {bars[ims.BAR_CONTROL] + Register.REFUSED:#x} 32").stdout
+    assert int(refused, 16) == ims_device.model.refusals.count
+
+
+def test_a_work_queue_over_nothing_stops_with_an_error(
+    vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
+) -> None:
+    base = bars[ims.BAR_CONTROL]
+
+    def poke(register: Register, value: int) -> str:
+        return f"devmem {base + register:#x} 32 {value:#x}"
+
+    vm.ssh.run(
+        " && ".join(
+            [
+                poke(Register.WQ_SIZE, 4),
+                poke(Register.WQ_BASE_LO, 0xFFFF_F000),
+                poke(Register.WQ_BASE_HI, 0x7FFF_FFFF),
+                poke(Register.CONTROL, 1),
+                poke(Register.WQ_TAIL, 3),
+            ]
+        )
+    )
+    status = f"devmem {base + Register.STATUS:#x} 32"
+    seen = vm.ssh.run(f"for i in 1 2 3 4 5 6 7 8 9; do {status}; done").stdout.split()
+    assert int(seen[-1], 16) & 2
+    assert re.fullmatch(r"0x[0-9A-Fa-f]+", seen[-1])
+
+
+def test_a_message_that_is_none_is_blocked_and_reaches_nothing(
+    vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
+) -> None:
+    slot = bars[ims.BAR_IMS] + 16 * 7
+    device = f"/sys/bus/pci/devices/{ims_device.slot}"
+    # Bus mastering on, as a driver would have it.
+    vm.ssh.run(f"printf '\\006' | dd of={device}/config bs=1 seek=4 conv=notrunc 2>/dev/null")
+    for address, reason in [(0x1000, "0x29"), (0xFEE0_1FF8, "0x22"), (0xFEE0_0000, "0x25")]:
+        vm.ssh.run(
+            f"devmem {slot:#x} 64 {address:#x} && devmem {slot + 8:#x} 32 0x31"
+            f" && devmem {slot + 12:#x} 32 0 && devmem {slot + 12:#x} 32"
+        )
+        event = ims_device.model.raise_interrupt(Store.IMS, 7)
+        assert event.outcome is Outcome.BLOCKED, str(event)
+        assert reason in event.reason
