@@ -14,6 +14,9 @@ from harness.host.deadline import Deadline
 from harness.host.process import run
 from harness.report.outcome import Outcome, read_outcomes
 
+# One worker runs the failing tests, once.
+pytestmark = pytest.mark.xdist_group("evidence")
+
 FAILING = """
 import os, signal
 import pytest
