@@ -19,6 +19,8 @@ from harness.spec.msi import Message
 from harness.spec.vtd import Entry, decode_entry
 from tests.unit.remapping_samples import ENTRIES
 
+pytestmark = pytest.mark.capability("B8")
+
 IO_APIC = 0xFF00
 ROOT_PORT = 0x0018
 FUNCTION = 0x0100

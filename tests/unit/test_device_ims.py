@@ -11,6 +11,8 @@ import pytest
 from harness.devices.ims import ImsStore
 from harness.spec.ims import BAR_IMS_SIZE, ImsControl, ImsEntry
 
+pytestmark = pytest.mark.capability("A4")
+
 
 @pytest.fixture(params=[False, True], ids=["trapped", "mapped"])
 def ims(request: pytest.FixtureRequest) -> Iterator[ImsStore]:

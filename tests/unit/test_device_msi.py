@@ -9,6 +9,8 @@ from harness.devices.device_spec import DeviceSpec
 from harness.devices.msi import MsiStore
 from harness.spec.pci import CapabilityId
 
+pytestmark = pytest.mark.capability("A1")
+
 
 class Msi:
     """The store with the guest's hands on its registers."""

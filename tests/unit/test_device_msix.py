@@ -9,6 +9,8 @@ from harness.devices.device_spec import DeviceSpec
 from harness.devices.msix import MsixStore
 from harness.spec.pci import CapabilityId
 
+pytestmark = pytest.mark.capability("A2")
+
 ENABLE = 0x8000
 FUNCTION_MASK = 0x4000
 
