@@ -8,6 +8,7 @@ that its markers and the command line leave.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -22,6 +23,7 @@ from harness.devices.device_spec import DeviceSpec
 from harness.errors import HarnessError, MissingRequirement, Verdict
 from harness.guest.control import Control
 from harness.guest.ssh import SshSession
+from harness.host.workspace import directory_lock
 from harness.qemu.qmp import QmpSession
 from harness.report.capabilities import capability_titles
 from harness.report.outcome import RESULTS_DIRECTORY, Outcome, write_outcomes
@@ -40,6 +42,11 @@ _MARKERS = (
     f"machine(*names): machines that the test is for (default: {', '.join(DEFAULT_MACHINES)})",
     "device(**spec): fields of harness.devices.device_spec.DeviceSpec for ims_device",
 )
+MACHINES: Final = "machines"
+"""Below the results: what each machine leaves while it runs."""
+FAILED: Final = "failed"
+"""Below the results: the evidence of each failed test."""
+
 _VM: Final = pytest.StashKey[Vm]()
 _DEVICE: Final = pytest.StashKey[PluggedFunction]()
 _RECORD: Final = pytest.StashKey["Record"]()
@@ -144,7 +151,7 @@ def provisioner() -> Provisioner:
 @pytest.fixture(scope="session")
 def vm_pool(provisioner: Provisioner, pytestconfig: pytest.Config) -> Iterator[VmPool]:
     """The machines of this worker."""
-    directory = pytestconfig.rootpath / pytestconfig.getoption("results") / "machines"
+    directory = pytestconfig.rootpath / pytestconfig.getoption("results") / MACHINES
     with VmPool(provisioner, load_machines(), directory) as pool:
         yield pool
 
@@ -248,7 +255,7 @@ def _keep_evidence(item: pytest.Item, verdict: Verdict) -> str:
             plugged.dump()
         machine.dump()
         name = re.sub(r"[^\w.-]+", "_", item.nodeid.rpartition("/")[2])
-        target = item.config.rootpath / item.config.getoption("results") / "failed" / name
+        target = item.config.rootpath / item.config.getoption("results") / FAILED / name
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(machine.workspace.directory, target)
         lines.append(f"evidence:  {target}")
@@ -262,6 +269,16 @@ class Record:
     def __init__(self, directory: Path):
         self._directory = directory
         self._outcomes: dict[str, Outcome] = {}
+        self._held = contextlib.ExitStack()
+
+    def pytest_sessionstart(self) -> None:
+        """Take the results directory for this run, and empty it of the last one's evidence."""
+        try:
+            self._held.enter_context(directory_lock(self._directory))
+        except HarnessError as error:
+            pytest.exit(str(error), returncode=error.verdict.exit_status)
+        for name in (MACHINES, FAILED):
+            shutil.rmtree(self._directory / name, ignore_errors=True)
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Join the phases of a test."""
@@ -288,6 +305,7 @@ class Record:
         """Write the record."""
         if self._outcomes:
             write_outcomes(self._directory, self._outcomes.values())
+        self._held.close()
 
     def pytest_terminal_summary(self, terminalreporter: Any) -> None:
         """Say how many tests came to each verdict."""

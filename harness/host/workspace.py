@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import tempfile
@@ -47,6 +48,27 @@ def make_workspace(parent: Path, label: str) -> Workspace:
             number += 1
         except OSError as error:
             raise ConfigError(f"cannot make the directory {directory}: {error.strerror}") from error
+
+
+@contextlib.contextmanager
+def directory_lock(directory: Path) -> Iterator[None]:
+    """Hold a directory, made if need be, against other runs. The dead hold no locks.
+
+    :raises ConfigError: another run holds it, or it cannot be made.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        lock = (directory / ".lock").open("ab")
+    except OSError as error:
+        raise ConfigError(f"cannot use the directory {directory}: {error.strerror}") from error
+    with lock:
+        try:
+            fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another run uses the directory {directory}", hint="name another with --results"
+            ) from None
+        yield
 
 
 @contextlib.contextmanager

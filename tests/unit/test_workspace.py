@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import ConfigError
 from harness.host.signals import HANDLED, Interrupted, signals_as_interrupt
-from harness.host.workspace import make_workspace, nameless_listener
+from harness.host.workspace import directory_lock, make_workspace, nameless_listener
 
 
 def test_a_workspace_is_a_new_directory_each_time(tmp_path: Path) -> None:
@@ -84,3 +84,13 @@ def test_the_handlers_before_come_back() -> None:
     with signals_as_interrupt():
         assert [signal.getsignal(number) for number in HANDLED] != before
     assert [signal.getsignal(number) for number in HANDLED] == before
+
+
+def test_a_directory_is_held_against_other_runs(tmp_path: Path) -> None:
+    with (
+        directory_lock(tmp_path / "results"), pytest.raises(ConfigError, match="another run uses"),
+        directory_lock(tmp_path / "results"),
+    ):
+        raise AssertionError("held twice")
+    with directory_lock(tmp_path / "results"):
+        pass
