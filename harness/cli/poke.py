@@ -1,18 +1,173 @@
-"""Drive the IMS test function with no VM."""
+"""Drive the IMS test function with no VM, or any vfio-user server, through a client of our own.
+
+    imsh poke info
+    imsh poke read bar0 0x0 4, registers
+    imsh poke write config 4 6 2, write bar4 0x30 0xfee00018 8, write bar4 0x38 0x55 8, raise ims 3
+    imsh poke < script
+    imsh poke --serve /tmp/ims.sock        # in another terminal: imsh poke --socket /tmp/ims.sock
+
+Commands are separated by commas or lines, numbers are as in C, # begins a comment. Without commands
+they are read from standard input, with a prompt if that is a terminal. `imsh poke help` lists them.
+Each call has a new device, as after power-on: bus mastering is off (the third example turns it on),
+and every IMS entry is masked.
+"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import errno
+import itertools
+import json
+import os
+import shlex
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
 
-from harness.errors import HarnessError, Verdict
+from harness.cli.poke_commands import Bench
+from harness.config.schema import load
+from harness.devices.device_spec import DeviceSpec
+from harness.devices.test_function import TestFunction
+from harness.errors import ConfigError, HarnessError, LaunchError, Verdict
+from harness.host.deadline import Deadline
+from harness.host.signals import Interrupted
+from harness.qemu.command import vfio_user_device
+from harness.vfio_user.client import Client
+from harness.vfio_user.server import device_server
 
-HELP = "drive the IMS test function with no VM"
+HELP = "drive the IMS test function, or any vfio-user server, with no VM"
+
+PROMPT: Final = "poke> "
+
+SERVED_SECONDS: Final = 1e8
+"""How long a client of ``--serve`` may stay: three years."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
+    parser.add_argument("words", nargs="*", metavar="COMMAND", help="commands, see above")
+    parser.add_argument(
+        "--device", type=Path, metavar="FILE", help="YAML file with the choices of docs/device.md"
+    )
+    other = parser.add_mutually_exclusive_group()
+    other.add_argument("--socket", metavar="PATH", help="drive the vfio-user server on this socket")
+    other.add_argument(
+        "--serve", metavar="PATH", help="serve a device on this socket until interrupted"
+    )
 
 
 def run(args: argparse.Namespace) -> Verdict:
-    """Not there yet."""
-    raise HarnessError("imsh poke is not written yet")
+    """Carry the commands out, or serve."""
+    if args.serve and args.words:
+        raise ConfigError("--serve takes no commands", hint="give them to `imsh poke --socket`")
+    if args.socket and args.device:
+        raise ConfigError("--device describes a device of ours, --socket leads to another one")
+    spec = load(args.device, DeviceSpec) if args.device else DeviceSpec()
+    if args.serve:
+        _serve(spec, args.serve)
+        return Verdict.PASS
+    with _foreign_bench(args.socket) if args.socket else _own_bench(spec) as bench:
+        if args.words:
+            _carry_out(bench, " ".join(args.words))
+        elif sys.stdin.isatty():
+            _converse(bench)
+        else:
+            for number, line in enumerate(sys.stdin, 1):
+                try:
+                    _carry_out(bench, line)
+                except HarnessError as error:
+                    error.message = f"line {number}: {error.message}"
+                    raise
+    return Verdict.PASS
+
+
+def _converse(bench: Bench) -> None:
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  it gives input() a history and editing keys
+    while True:
+        try:
+            line = input(PROMPT)
+        except EOFError:
+            print()
+            return
+        if line.strip() in ("quit", "exit"):
+            return
+        try:
+            _carry_out(bench, line)
+        except HarnessError as error:
+            print(error)
+
+
+def _carry_out(bench: Bench, text: str) -> None:
+    for line in text.partition("#")[0].split(","):
+        if words := line.split():
+            for said in (bench.carry_out(words), *bench.arrivals()):
+                if said:
+                    print(said, flush=True)
+
+
+@contextlib.contextmanager
+def _bench(connection: socket.socket, function: TestFunction | None) -> Iterator[Bench]:
+    bench = Bench(function)
+    with contextlib.closing(bench):
+        try:
+            client = Client(connection, dma_write=bench.take_write)
+        except OSError as error:
+            raise HarnessError(f"the server does not agree to a version: {error}") from error
+        with client:
+            bench.client = client
+            yield bench
+
+
+@contextlib.contextmanager
+def _own_bench(spec: DeviceSpec) -> Iterator[Bench]:
+    """Hold a device of ours with a client, both in this process."""
+    ours, theirs = socket.socketpair()
+    with (
+        TestFunction(spec) as function,
+        device_server(function, theirs),
+        _bench(ours, function) as bench,
+    ):
+        yield bench
+
+
+@contextlib.contextmanager
+def _foreign_bench(path: str) -> Iterator[Bench]:
+    """Hold a client of the server on a socket."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        try:
+            connection.connect(path)
+        except OSError as error:
+            raise LaunchError(f"cannot connect to {path}: {error.strerror or error}") from error
+        with _bench(connection, None) as bench:
+            yield bench
+
+
+def _serve(spec: DeviceSpec, path: str) -> None:
+    """Serve a device to one client after another until a signal comes; the socket is removed."""
+    with contextlib.ExitStack() as stack:
+        function = stack.enter_context(TestFunction(spec))
+        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
+        try:
+            listener.bind(path)
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            raise LaunchError(
+                f"cannot serve on {path}: {error.strerror or error}",
+                hint="remove it if nobody serves there any more" if taken else None,
+            ) from error
+        stack.callback(os.unlink, path)
+        stack.enter_context(contextlib.suppress(Interrupted))
+        listener.listen()
+        device = json.dumps(vfio_user_device("ims0", os.path.abspath(path)))
+        print(f"serving the IMS test function on {path}; interrupt to end", flush=True)
+        print(f"for QEMU: -device {shlex.quote(device)}", flush=True)
+        for number in itertools.count(1):
+            connection, _ = listener.accept()
+            print(f"client {number} has come", flush=True)
+            with device_server(function, connection) as server:
+                server.wait_until_gone(Deadline(SERVED_SECONDS, "the client's end"))
+            print(f"client {number} has gone", flush=True)
