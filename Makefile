@@ -2,6 +2,7 @@
 #   IMSH_CACHE   where it goes (default: ~/.cache/imsh)
 #   IMSH_MIRROR  package archive to use instead of the one that the host's apt is configured with
 #   IMSH_QEMU    a QEMU to use instead of a provided one
+#   ARGS         more words for the command, e.g. make test ARGS='--kernel debian-6.12'
 #   PYTHON       the Python (>= 3.11) that the virtual environment is made of
 PYTHON  ?= python3
 IMSH_CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/imsh
@@ -21,11 +22,11 @@ help: ## Show the targets
 		2>/dev/null || sed -n 's/^\([a-z-]*\):.*## /\1: /p' $(MAKEFILE_LIST)
 
 demo: $(READY) ## Boot a stock kernel with the IMS device and prove MSI, MSI-X and IMS
-	$(BIN)/imsh run
+	$(BIN)/imsh run $(ARGS)
 
 test: $(READY) ## Run the whole test suite on every guest kernel
 	$(BIN)/imsh build
-	$(PYTEST) tests
+	$(PYTEST) tests $(ARGS)
 
 check: $(READY) lint unit ## Lint, types, and the tests that boot no guest
 
@@ -39,13 +40,13 @@ unit: $(READY)
 
 bench: $(READY) ## Measure; writes build/bench.json and prints a table
 	$(BIN)/imsh build
-	$(BIN)/python -m tests.bench
+	$(BIN)/python -m tests.bench $(ARGS)
 
 doctor: $(READY) ## Say what this machine lacks, and how to get it
-	$(BIN)/imsh doctor
+	$(BIN)/imsh doctor $(ARGS)
 
 capabilities: $(READY) ## Show what the last test run proved, row by row
-	$(BIN)/imsh capabilities
+	$(BIN)/imsh capabilities $(ARGS)
 
 venv: $(READY) ## Make the virtual environment only, and print its path
 	@echo $(VENV)
