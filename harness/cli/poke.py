@@ -34,7 +34,6 @@ from harness.devices.test_function import TestFunction
 from harness.errors import ConfigError, HarnessError, LaunchError, Verdict
 from harness.host.deadline import Deadline
 from harness.host.signals import Interrupted
-from harness.qemu.command import vfio_user_device
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import device_server
 
@@ -159,10 +158,11 @@ def _serve(spec: DeviceSpec, path: str) -> None:
                 f"cannot serve on {path}: {error.strerror or error}",
                 hint="remove it if nobody serves there any more" if taken else None,
             ) from error
-        stack.callback(os.unlink, path)
+        stack.callback(Path(path).unlink, missing_ok=True)
         stack.enter_context(contextlib.suppress(Interrupted))
         listener.listen()
-        device = json.dumps(vfio_user_device("ims0", os.path.abspath(path)))
+        place = {"type": "unix", "path": os.path.abspath(path)}
+        device = json.dumps({"driver": "vfio-user-pci", "socket": place})
         print(f"serving the IMS test function on {path}; interrupt to end", flush=True)
         print(f"for QEMU: -device {shlex.quote(device)}", flush=True)
         for number in itertools.count(1):
