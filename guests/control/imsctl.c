@@ -3,7 +3,7 @@
  * imsctl: the guest's end of the harness. Words in, one JSON object a line out.
  *
  *	imsctl OP [KEY=VALUE]...
- *	imsctl serve [DEVICE]
+ *	imsctl serve [PORT]
  *
  * Every answer has "op", "errno" (0 or a name such as "ENOSPC") and "error".
  * Errors of the kernel are passed on as they are. The exit status is 0 when
@@ -11,6 +11,7 @@
  */
 
 #define _GNU_SOURCE
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdbool.h>
@@ -23,6 +24,8 @@
 #include "request.h"
 
 #define LINE_SIZE	4096
+#define VIRTIO_PORTS	"/sys/class/virtio-ports"
+#define PORT_SECONDS	5
 
 static int write_all(int fd, const char *text, size_t length)
 {
@@ -126,7 +129,50 @@ static bool next_line(struct reader *reader, char *line, size_t *length)
 	}
 }
 
-static int serve(const char *device)
+/* Find the device of a virtio-serial port by the name that the host gave it. */
+static bool find_port(const char *name, char *device, size_t size)
+{
+	DIR *ports = opendir(VIRTIO_PORTS);
+	struct dirent *entry;
+	bool found = false;
+
+	while (ports && !found && (entry = readdir(ports))) {
+		char path[512], line[64] = "";
+		FILE *file;
+
+		snprintf(path, sizeof(path), VIRTIO_PORTS "/%s/name", entry->d_name);
+		file = fopen(path, "re");
+		if (!file)
+			continue;
+		if (fgets(line, sizeof(line), file))
+			line[strcspn(line, "\n")] = '\0';
+		fclose(file);
+		found = !strcmp(line, name);
+		snprintf(device, size, "/dev/%s", entry->d_name);
+	}
+	if (ports)
+		closedir(ports);
+	return found;
+}
+
+/* Open a device, or a port by its name. A port comes a moment after its driver. */
+static int open_port(const char *name)
+{
+	char device[512];
+	int tries;
+
+	if (strchr(name, '/'))
+		return open(name, O_RDWR | O_NOCTTY | O_CLOEXEC);
+	for (tries = PORT_SECONDS * 100; tries; tries--) {
+		if (find_port(name, device, sizeof(device)))
+			return open(device, O_RDWR | O_NOCTTY | O_CLOEXEC);
+		usleep(10000);
+	}
+	errno = ENODEV;
+	return -1;
+}
+
+static int serve(const char *port)
 {
 	static struct reader reader;
 	char line[LINE_SIZE];
@@ -134,12 +180,12 @@ static int serve(const char *device)
 	bool lost = false;
 	size_t length;
 
-	if (device) {
+	if (port) {
 		struct termios termios;
 
-		in = open(device, O_RDWR | O_NOCTTY | O_CLOEXEC);
+		in = open_port(port);
 		if (in < 0) {
-			fprintf(stderr, "imsctl: %s: %s\n", device, strerror(errno));
+			fprintf(stderr, "imsctl: %s: %s\n", port, strerror(errno));
 			return 1;
 		}
 		to = in;
@@ -150,7 +196,7 @@ static int serve(const char *device)
 		}
 	}
 	reader.fd = in;
-	reader.persistent = !!device;
+	reader.persistent = !!port;
 
 	while (!lost && next_line(&reader, line, &length)) {
 		struct request request = {};

@@ -274,10 +274,15 @@ static int op_stored(struct request *request)
 static int op_function(struct request *request)
 {
 	struct imstest_function_facts facts = {};
-	int error = number(request, "function", &facts.function, 0);
+	uint32_t wait;
+	int error;
 
-	if (!error)
-		error = control(request, IMSTEST_IOC_FUNCTION, &facts);
+	if ((error = number(request, "function", &facts.function, 0)) ||
+	    (error = number(request, "wait", &wait, 0)))
+		return error;
+	/* The driver core announces a bound driver to udev only, which is not here. */
+	while ((error = control(request, IMSTEST_IOC_FUNCTION, &facts)) == ENODEV && wait--)
+		usleep(1000);
 	if (error)
 		return error;
 
@@ -398,7 +403,8 @@ const struct operation module_operations[] = {
 	  "store= [index=0] [count=0: all]", op_list },
 	{ "stored", " function store index count ", "messages as they stand in the store, "
 	  "read from the device: store= [index=0] [count=1]", op_stored },
-	{ "function", " function ", "facts of the PCI function", op_function },
+	{ "function", " function wait ", "facts of the PCI function: "
+	  "[wait=0 ms: for the driver to be bound]", op_function },
 	{ "irqs", " ", "every interrupt of the machine with its domain hierarchy", op_irqs },
 	{ "hold", " function count ", "take remapping entries: "
 	  "[count=0: until the kernel refuses]", op_hold },

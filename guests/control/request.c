@@ -67,11 +67,12 @@ static void put_help(const struct operation *operations, size_t count)
 static int op_help(struct request *request)
 {
 	(void)request;
-	json_string("usage", "imsctl OP [KEY=VALUE]... | imsctl serve [DEVICE]; OPs on a function "
+	json_string("usage", "imsctl OP [KEY=VALUE]... | imsctl serve [PORT]; OPs on a function "
 			     "take [function=0], every OP takes [tag=WORD], which comes back");
 	json_open_object("operations");
 	put_help(module_operations, module_operations_count);
 	put_help(system_operations, system_operations_count);
+	put_help(guest_operations, guest_operations_count);
 	json_close_object();
 	return 0;
 }
@@ -98,6 +99,8 @@ static const struct operation *find_operation(const char *name)
 		operation = find_in(module_operations, module_operations_count, name);
 	if (!operation)
 		operation = find_in(system_operations, system_operations_count, name);
+	if (!operation)
+		operation = find_in(guest_operations, guest_operations_count, name);
 	return operation;
 }
 

@@ -42,6 +42,8 @@ extern const struct operation module_operations[];
 extern const size_t module_operations_count;
 extern const struct operation system_operations[];
 extern const size_t system_operations_count;
+extern const struct operation guest_operations[];
+extern const size_t guest_operations_count;
 
 /* Say what went wrong, and return @error. */
 int fail(struct request *request, int error, const char *format, ...)

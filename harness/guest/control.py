@@ -96,9 +96,9 @@ class Control:
         """Ask for a sign of life."""
         return build(Ping, self.call("ping"))
 
-    def function(self) -> Function:
-        """Return the facts of the bound function. ENODEV: none is bound."""
-        return build(Function, self.call("function"))
+    def function(self, *, wait_ms: int = 0) -> Function:
+        """Return the facts of the bound function. ENODEV: none is bound, not even after waiting."""
+        return build(Function, self.call("function", wait=wait_ms or None))
 
     def alloc(
         self,
@@ -227,6 +227,25 @@ class Control:
     def unbind(self, slot: str | None = None) -> None:
         """Unbind the driver: everything the function has is freed."""
         self.call("unbind", slot=slot)
+
+    # Of the guest itself.
+
+    def make_fresh(self, now: float, seed: bytes) -> None:
+        """Give a guest that continues from a saved state a life of its own.
+
+        :param now: seconds since 1970, what its clock is set to.
+        :param seed: 32 random bytes; its random numbers depend on them from here on.
+        """
+        seconds, fraction = divmod(now, 1)
+        self.call("fresh", time=int(seconds), nanoseconds=int(fraction * 1e9), seed=seed.hex())
+
+    def start_ssh(self, host_key: str, client_key: str) -> None:
+        """Start the SSH server; when this returns, it listens. The keys are words of imsctl."""
+        self.call("ssh", seconds=LONG_SECONDS, host_key=host_key, client_key=client_key)
+
+    def kernel_log(self, *, clear: bool = False) -> str:
+        """Return what the kernel has logged; with ``clear``, it is not returned again."""
+        return str(self.call("log", clear=int(clear) or None)["text"])
 
     def _range(
         self, operation: str, store: Store, index: int, count: int, **words: object

@@ -15,7 +15,7 @@ from harness.devices.test_function import TestFunction
 from harness.errors import CheckFailed, GuestCommandError, HarnessError
 from harness.guest.control import Control
 from harness.guest.facts import Function, Interrupt
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline
 from harness.qemu.machine import Machine
 from harness.qemu.trace import MSIX_TABLE
 from harness.remapping.audit import Finding, audit
@@ -29,6 +29,8 @@ from harness.testbed.views import guest_interrupts
 from harness.vfio_user.server import DeviceServer
 
 BIND_SECONDS: Final = 20.0
+BIND_ROUND_MS: Final = 250
+"""How long the guest waits for its driver before the server is looked at again."""
 ANSWER_SECONDS: Final = 5.0
 STORES: Final = (Store.MSI, Store.MSIX, Store.IMS)
 
@@ -78,21 +80,12 @@ class PluggedFunction:
 
     def _wait_bound(self) -> Function:
         deadline = Deadline(BIND_SECONDS, "the guest's driver binding the test function")
-        last: list[str] = []
-
-        def bound() -> Function | None:
+        while True:
             self.server.check()
             try:
-                return self.control.function()
+                return self.control.function(wait_ms=BIND_ROUND_MS)
             except GuestCommandError as error:
-                last[:] = [error.message]
-                return None
-
-        try:
-            return wait_until(bound, deadline)
-        except HarnessError as error:
-            error.evidence = error.evidence or "\n".join(last)
-            raise
+                deadline.check(error.message)
 
     @property
     def slot(self) -> str:

@@ -113,7 +113,7 @@ def test_help_teaches_every_operation(imsctl: Path) -> None:
     assert set(reply["operations"]) == {
         "alloc", "request", "release", "free", "mask", "unmask", "move", "cycle", "fire", "list",
         "stored", "function", "irqs", "hold", "drop", "reset", "cpus", "cpu", "bind", "unbind",
-        "ping",
+        "ping", "fresh", "ssh", "log",
     }  # fmt: skip
     assert run(imsctl)[1]["operations"] == reply["operations"]
 
@@ -220,6 +220,36 @@ def test_serve_on_a_terminal_line_neither_echoes_nor_translates(imsctl: Path) ->
     assert json.loads(line)["tag"] == "1"
 
 
+@pytest.mark.slow
+def test_serve_on_a_port_that_never_comes_says_so(imsctl: Path) -> None:
+    done = subprocess.run([imsctl, "serve", "imsh.none"], capture_output=True, check=False)
+    assert done.returncode == 1
+    assert b"imsh.none: No such device" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "named"),
+    [
+        (("fresh", f"seed={'00' * 32}"), "time=...: missing"),
+        (("fresh", "time=now", f"seed={'00' * 32}"), "time=now: not a number"),
+        (("fresh", "time=1"), "seed=...: missing"),
+        (("fresh", "time=1", f"seed={'00' * 31}"), "seed: not 32 bytes"),
+        (("fresh", "time=1", f"seed={'00' * 33}"), "seed: not up to 32 bytes"),
+        (("fresh", "time=1", f"seed={'0' * 63}"), "seed: not up to 32 bytes"),
+        (("fresh", "time=1", "seed=0x"), "seed: not up to 32 bytes"),
+        (("ssh", "host_key=00"), "client_key=...: missing"),
+        (("ssh", "client_key=x"), "host_key=...: missing"),
+        (("ssh", "client_key=x", "host_key=zz"), "host_key: not up to"),
+    ],
+)
+def test_a_wrong_word_changes_nothing_of_the_guest(
+    imsctl: Path, words: tuple[str, ...], named: str
+) -> None:
+    status, reply = run(imsctl, *words)
+    assert (status, reply["errno"]) == (1, "EINVAL")
+    assert named in reply["error"]
+
+
 # The client.
 
 
@@ -235,6 +265,18 @@ def test_the_client_talks_to_the_tool(pipes: Pipes) -> None:
     with pytest.raises(ControlError) as caught:
         control.set_cpu(1 << 20, online=True)
     assert caught.value.errno == errno.ENOENT
+
+
+def test_a_guest_is_made_fresh_with_time_and_seed() -> None:
+    answers = Answers({}, {"text": "a\nb\n"}, {"text": ""})
+    control = Control(answers)
+    control.make_fresh(1_700_000_000.25, bytes(range(32)))
+    assert control.kernel_log() == "a\nb\n"
+    assert control.kernel_log(clear=True) == ""
+    seed = bytes(range(32)).hex()
+    assert answers.requests == [
+        f"fresh time=1700000000 nanoseconds=250000000 seed={seed}", "log", "log clear=1"
+    ]  # fmt: skip
 
 
 def test_an_interrupt_comes_back_as_its_facts() -> None:
