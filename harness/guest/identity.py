@@ -1,8 +1,8 @@
 # Ref: RFC 8709 (Ed25519 in SSH); dropbear src/ed25519.c, buf_put_ed25519_priv_key
 """The keys of one machine, made for it and gone with it.
 
-The guest gets its host key and the one client key that may log in with the archive that is unpacked
-over its image; the client pins the host key. So neither side asks, trusts or remembers anything.
+The guest gets its host key and the one client key that may log in when its SSH server is started
+(``imsctl ssh``); the client pins the host key. So neither side asks, trusts or remembers anything.
 """
 
 from __future__ import annotations
@@ -12,8 +12,6 @@ import struct
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
-from harness.host.cpio import Entry
 
 ALGORITHM = b"ssh-ed25519"
 
@@ -30,13 +28,17 @@ class Identity:
         """The public host key as it travels in SSH."""
         return _public_blob(self.host)
 
-    def overlay(self) -> tuple[Entry, ...]:
-        """Return the files that the guest needs, for the archive behind its image."""
-        line = b"%s %s imsh\n" % (ALGORITHM, base64.b64encode(_public_blob(self.client)))
-        return (
-            Entry.file("etc/imsh/host_key", _dropbear_private(self.host), 0o600),
-            Entry.file("root/.ssh/authorized_keys", line, 0o600),
-        )
+    @property
+    def client_blob(self) -> bytes:
+        """The public client key likewise."""
+        return _public_blob(self.client)
+
+    def server_words(self) -> dict[str, str]:
+        """Return what the guest needs to start its server, as words of ``imsctl ssh``."""
+        return {
+            "host_key": _dropbear_private(self.host).hex(),
+            "client_key": base64.b64encode(self.client_blob).decode(),
+        }
 
 
 def make_identity() -> Identity:

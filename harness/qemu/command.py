@@ -93,17 +93,20 @@ class MachineSpec:
 class Wiring:
     """What connects one QEMU process to its harness: files and inherited descriptors.
 
-    Everything but the kernel may be left out; then the arguments are those of a machine that a
-    human starts by hand, with console and monitor on the terminal.
+    With nothing but a kernel, the arguments are those of a machine that a human starts by hand,
+    with console and monitor on the terminal. A machine that continues from a saved state needs no
+    kernel.
     """
 
-    kernel: str
+    kernel: str | None = None
     initrd: str | None = None
     kernel_arguments: tuple[str, ...] = ()
     memory: str | None = None
     """File behind guest memory."""
     private_memory: bool = False
-    """Map that file copy-on-write, and leave it as it is."""
+    """Open that file for reading only, and map it copy-on-write."""
+    ports: tuple[tuple[str, int], ...] = ()
+    """Virtio-serial ports of the guest: name, and the descriptor that is its other end."""
     qmp_fd: int | None = None
     console_fd: int | None = None
     console_log: Path | None = None
@@ -126,11 +129,10 @@ def options(spec: MachineSpec, wiring: Wiring) -> list[Option]:
         *_platform(spec, wiring),
         *_terminals(wiring),
         *_network(),
-        *_ports(spec),
+        *_root_ports(spec),
+        *_serial_ports(wiring),
         *(("-device", _compact(device)) for device in wiring.devices),
-        ("-kernel", wiring.kernel),
-        *([("-initrd", wiring.initrd)] if wiring.initrd else []),
-        ("-append", " ".join(kernel_command_line(spec, wiring.kernel_arguments))),
+        *_kernel(spec, wiring),
         *([("-incoming", "defer")] if wiring.incoming else []),
     ]
 
@@ -186,6 +188,9 @@ def _platform(spec: MachineSpec, wiring: Wiring) -> list[Option]:
             "mem-path": wiring.memory,
             "share": not wiring.private_memory,
         }
+        if wiring.private_memory:
+            # "rom" is on by default with "readonly", and would take the guest's memory for a ROM.
+            backend = {**backend, "readonly": True, "rom": "off"}
         result.append(("-object", _compact(backend)))
     result += [
         ("-machine", ",".join(machine)),
@@ -219,7 +224,8 @@ def _terminals(wiring: Wiring) -> list[Option]:
             ("-qmp", "chardev:qmp"),
         ]
     if wiring.console_fd is not None:
-        log = f",logfile={_escaped(wiring.console_log)}" if wiring.console_log else ""
+        capture = wiring.console_log
+        log = f",logfile={_escaped(capture)},logappend=on" if capture else ""
         result += [
             ("-chardev", f"socket,id=console,fd={wiring.console_fd}{log}"),
             ("-serial", "chardev:console"),
@@ -249,8 +255,31 @@ def _network() -> list[Option]:
     return [("-netdev", _compact(netdev)), ("-device", _compact(nic))]
 
 
-def _ports(spec: MachineSpec) -> list[Option]:
+def _serial_ports(wiring: Wiring) -> list[Option]:
+    if not wiring.ports:
+        return []
+    result: list[Option] = [("-device", _compact({"driver": "virtio-serial-pci", "id": "ports"}))]
+    for name, fd in wiring.ports:
+        port: Json = {"driver": "virtserialport", "chardev": name, "name": name}
+        result += [
+            ("-chardev", f"socket,id={name},fd={fd}"),
+            ("-device", _compact(port)),
+        ]
+    return result
+
+
+def _root_ports(spec: MachineSpec) -> list[Option]:
     return [
         ("-device", _compact({"driver": "pcie-root-port", "id": f"port{n}", "chassis": n + 1}))
         for n in range(spec.root_ports)
+    ]
+
+
+def _kernel(spec: MachineSpec, wiring: Wiring) -> list[Option]:
+    if wiring.kernel is None:
+        return []
+    return [
+        ("-kernel", wiring.kernel),
+        *([("-initrd", wiring.initrd)] if wiring.initrd else []),
+        ("-append", " ".join(kernel_command_line(spec, wiring.kernel_arguments))),
     ]

@@ -1,7 +1,9 @@
 """The life of a virtual machine, from QEMU's start to its end.
 
     STARTED     QEMU runs and its monitor answers
-    READY       the guest has printed its ready line, with this machine's nonce
+    READY       the guest has printed its ready line, with this machine's nonce; or it continues
+                from a saved state, in which it had
+    SAVED       it was stopped and saved, and does not run again
     OFF         the guest was asked to power off, and did
     ENDED       QEMU is gone
 
@@ -21,8 +23,8 @@ import os
 import re
 import secrets
 import socket
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
@@ -34,8 +36,9 @@ from harness.host.workspace import Workspace
 from harness.qemu import command
 from harness.qemu.command import Json, MachineSpec, Wiring
 from harness.qemu.console import Console, watched_console
-from harness.qemu.memory import GuestMemory, guest_memory, memory_file
+from harness.qemu.memory import GuestMemory, guest_memory, memory_file, saved_memory_file
 from harness.qemu.qmp import Event, QmpSession, qmp_session
+from harness.qemu.snapshot import SavedState, load_state, save_state
 from harness.qemu.trace import TrappedAccesses, trapped_accesses
 from harness.qemu.vitals import Vitals
 
@@ -48,27 +51,29 @@ QUIT_SECONDS: Final = 3.0
 READY_LINE: Final = "imsh-init: ready"
 """What images/rootfs/init prints, with the nonce behind it."""
 
+TEST_PORT: Final = "imsh.test"
+"""Virtio-serial port at which the control tool answers tests."""
+HOST_PORT: Final = "imsh.host"
+"""The same for the harness itself. (images/rootfs/init names both.)"""
+PORTS: Final = (TEST_PORT, HOST_PORT)
+
 
 class State(enum.Enum):
     """Where a machine is in its life; see the module."""
 
     STARTED = "started"
     READY = "ready"
+    SAVED = "saved"
     OFF = "off"
     ENDED = "ended"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Boot:
-    """What a machine boots.
-
-    ``overlay`` is unpacked over the image: the keys of this machine. ``kernel_arguments`` are added
-    behind the specification's.
-    """
+    """What a machine boots. ``kernel_arguments`` are added behind the specification's."""
 
     kernel: Path
     image: Path
-    overlay: tuple[Entry, ...] = field(default=())
     kernel_arguments: tuple[str, ...] = ()
 
 
@@ -83,6 +88,7 @@ class Machine:
         vitals: Vitals,
         *,
         nonce: str,
+        ram_fd: int,
         reproduce_line: str,
     ):
         self.spec = spec
@@ -93,8 +99,11 @@ class Machine:
         self.console: Console
         self.qmp: QmpSession
         self.memory: GuestMemory
+        self.ports: dict[str, socket.socket] = {}
+        """Our ends of the guest's virtio-serial ports, by name: one user each."""
         self._process = process
         self._nonce = nonce
+        self._ram_fd = ram_fd
         self._state = State.STARTED
         self._shutdown_reason: str | None = None
         self._shutdown_expected = False
@@ -167,6 +176,21 @@ class Machine:
     def resume(self) -> None:
         """Let the virtual CPUs run."""
         self.qmp.execute("cont")
+
+    def save(self, directory: Path) -> SavedState:
+        """Stop the guest and save it in an empty directory; it does not run again.
+
+        :raises OSError, HarnessError: see :func:`~harness.qemu.snapshot.save_state`.
+        """
+        self._require(State.READY, "save the machine")
+        self.pause()
+        self._enter(State.SAVED)
+        return save_state(self.qmp, self._ram_fd, directory)
+
+    def _continue_from(self, saved: SavedState) -> None:
+        load_state(self.qmp, saved)
+        self.resume()
+        self._enter(State.READY)
 
     @contextlib.contextmanager
     def powering_off(self, deadline: Deadline | None = None) -> Iterator[None]:
@@ -256,8 +280,8 @@ class Registers:
 
 
 @contextlib.contextmanager
-def _initrd_file(image: Path, overlay: Iterable[Entry]) -> Iterator[int]:
-    """Hold an anonymous file of the image with the overlay's archive behind it."""
+def _initrd_file(image: Path, nonce: str) -> Iterator[int]:
+    """Hold an anonymous file of the image with an archive behind it that holds the nonce."""
     fd = os.memfd_create("imsh-initrd", os.MFD_CLOEXEC)
     try:
         with image.open("rb") as source:
@@ -266,7 +290,7 @@ def _initrd_file(image: Path, overlay: Iterable[Entry]) -> Iterator[int]:
                 pass
         # The kernel looks for the next archive at a multiple of four bytes.
         os.lseek(fd, -(-size // 4) * 4, os.SEEK_SET)
-        os.write(fd, archive(overlay))
+        os.write(fd, archive([Entry.file("etc/imsh/nonce", f"{nonce}\n".encode())]))
         yield fd
     finally:
         os.close(fd)
@@ -281,8 +305,9 @@ def running_machine(
     workspace: Workspace,
     alarm: Callable[[str], str | None],
     devices: Sequence[Json] = (),
+    saved: SavedState | None = None,
 ) -> Iterator[Machine]:
-    """Hold a machine whose QEMU runs and whose guest boots; it is ended at exit.
+    """Hold a machine whose QEMU runs and whose guest boots, or continues; it is ended at exit.
 
     Enter it in a thread that lives as long as the machine: QEMU dies with the thread.
 
@@ -290,40 +315,49 @@ def running_machine(
     :param alarm: says which disaster a console line announces, or None.
     :param devices: plugged in from the start, see :func:`~harness.qemu.command.vfio_user_device`;
         their servers must be running already, or QEMU's start does not end.
+    :param saved: continue from here: a machine of the same specification that booted ``boot``.
+        The files are left as they are.
     :raises LaunchError: QEMU did not start; carries its output and its arguments.
+    :raises SnapshotUnusable: QEMU does not take the saved state.
     """
     nonce = secrets.token_hex(8)
-    overlay = (*boot.overlay, Entry.file("etc/imsh/nonce", f"{nonce}\n".encode()))
     vitals = Vitals()
+    by_hand = command.options(
+        spec,
+        Wiring(
+            kernel=str(boot.kernel),
+            initrd=str(boot.image),
+            kernel_arguments=boot.kernel_arguments,
+        ),
+    )
     with contextlib.ExitStack() as stack:
-        ram_fd = stack.enter_context(memory_file(spec.memory << 20))
-        initrd_fd = stack.enter_context(_initrd_file(boot.image, overlay))
-        monitor, qemu_monitor = socket.socketpair()
-        terminal, qemu_terminal = socket.socketpair()
-        for end in (monitor, qemu_monitor, terminal, qemu_terminal):
-            stack.callback(end.close)
-        options = command.options(
-            spec,
-            Wiring(
+        monitor, qemu_monitor = _socket_pair(stack)
+        terminal, qemu_terminal = _socket_pair(stack)
+        pairs = {name: _socket_pair(stack) for name in PORTS}
+        ram_fd = stack.enter_context(_memory(spec, saved))
+        wiring = Wiring(
+            memory=f"/proc/self/fd/{ram_fd}",
+            private_memory=saved is not None,
+            incoming=saved is not None,
+            ports=tuple((name, theirs.fileno()) for name, (_, theirs) in pairs.items()),
+            qmp_fd=qemu_monitor.fileno(),
+            console_fd=qemu_terminal.fileno(),
+            console_log=workspace.path("console.log"),
+            trace_log=workspace.path("trace.log"),
+            devices=tuple(devices),
+        )
+        passed = [ram_fd]
+        if saved is None:
+            initrd_fd = stack.enter_context(_initrd_file(boot.image, nonce))
+            passed.append(initrd_fd)
+            wiring = replace(
+                wiring,
                 kernel=str(boot.kernel),
                 initrd=f"/proc/self/fd/{initrd_fd}",
                 kernel_arguments=boot.kernel_arguments,
-                memory=f"/proc/self/fd/{ram_fd}",
-                qmp_fd=qemu_monitor.fileno(),
-                console_fd=qemu_terminal.fileno(),
-                console_log=workspace.path("console.log"),
-                trace_log=workspace.path("trace.log"),
-                devices=tuple(devices),
-            ),
-        )
-        by_hand = command.options(
-            spec,
-            Wiring(
-                kernel=str(boot.kernel),
-                initrd=str(boot.image),
-                kernel_arguments=boot.kernel_arguments,
-            ),
-        )
+            )
+        theirs = [qemu_monitor, qemu_terminal, *(end for _, end in pairs.values())]
+        options = command.options(spec, wiring)
         workspace.write("qemu.argv", command.printable(qemu, options) + "\n")
         workspace.write("reproduce.sh", command.printable(qemu, by_hand) + "\n")
         argv = command.argv(qemu, options)
@@ -332,19 +366,21 @@ def running_machine(
                 argv,
                 name="qemu",
                 log=workspace.path("qemu.log"),
-                pass_fds=(ram_fd, initrd_fd, qemu_monitor.fileno(), qemu_terminal.fileno()),
+                pass_fds=(*passed, *(end.fileno() for end in theirs)),
             )
         )
-        qemu_monitor.close()
-        qemu_terminal.close()
+        for end in theirs:
+            end.close()
         machine = Machine(
             spec,
             workspace,
             process,
             vitals,
             nonce=nonce,
+            ram_fd=ram_fd,
             reproduce_line=shell_line(command.argv(qemu, by_hand)),
         )
+        machine.ports = {name: ours for name, (ours, _) in pairs.items()}
         with _launch_failures(process, argv):
             machine.console = stack.enter_context(
                 watched_console(
@@ -365,8 +401,22 @@ def running_machine(
             )
             stack.callback(machine._quit)
             machine.memory = stack.enter_context(guest_memory(process.pid, ram_fd))
+            if saved:
+                machine._continue_from(saved)
         stack.enter_context(vitals.on_loss(machine.console.wake))
         yield machine
+
+
+def _socket_pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    ours, theirs = socket.socketpair()
+    stack.callback(theirs.close)
+    stack.callback(ours.close)
+    return ours, theirs
+
+
+def _memory(spec: MachineSpec, saved: SavedState | None) -> contextlib.AbstractContextManager[int]:
+    """Return what holds the file behind guest memory, as a descriptor."""
+    return saved_memory_file(saved.memory) if saved else memory_file(spec.memory << 20)
 
 
 @contextlib.contextmanager

@@ -85,6 +85,19 @@ def memory_file(size: int) -> Iterator[int]:
 
 
 @contextlib.contextmanager
+def saved_memory_file(path: Path) -> Iterator[int]:
+    """Hold the file of a saved machine's RAM, open for reading only; yields its descriptor.
+
+    :raises OSError: it cannot be opened.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
 def guest_memory(pid: int, ram_fd: int) -> Iterator[GuestMemory]:
     """Hold access to the RAM that process ``pid`` maps from the file ``ram_fd``, all of it.
 

@@ -13,13 +13,14 @@ from harness.devices.device_spec import DeviceSpec
 from harness.devices.test_function import TestFunction
 from harness.errors import CheckFailed, HarnessError
 from harness.guest.control import Control
-from harness.guest.identity import make_identity
+from harness.guest.identity import Identity, make_identity
 from harness.guest.kernel_log import Finding, alarm, findings
+from harness.guest.port import line_port
 from harness.guest.ssh import SshSession, ssh_session
 from harness.host.deadline import Deadline
 from harness.host.workspace import Workspace, nameless_listener
 from harness.qemu.command import MachineSpec, vfio_user_device
-from harness.qemu.machine import Boot, Machine, running_machine
+from harness.qemu.machine import HOST_PORT, TEST_PORT, Boot, Machine, running_machine
 from harness.remapping.unit import RemappingTable, UnitState, read_unit
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.source_gate import SourceGate
@@ -28,29 +29,56 @@ from harness.vfio_user.server import device_server
 IOMMU_BASE: Final = 0xFED9_0000
 """Registers of the machine's VT-d unit (QEMU hw/i386/intel_iommu, Q35_HOST_BRIDGE_IOMMU_ADDR)."""
 
-CONTROL_TOOL: Final = "imsctl serve"
+ANSWER_SECONDS: Final = 20.0
+"""Bound of the first answer of a guest that is ready."""
 
 
 class Vm:
-    """A running guest with its sessions. Made by :func:`running_vm`, which owns all of them."""
+    """A running guest with its sessions. Made by :func:`answering_vm`, which owns all of them."""
 
     def __init__(
         self,
         guest: Guest,
         qemu: QemuBinary,
         machine: Machine,
-        ssh: SshSession,
         control: Control,
-        served: contextlib.ExitStack,
+        host: Control,
+        held: contextlib.ExitStack,
+        *,
+        direct_dma: bool,
     ):
         self.guest = guest
         self.qemu = qemu
         self.machine = machine
-        self.ssh = ssh
         self.control = control
-        """The control tool in the guest."""
-        self._served = served
+        """The control tool in the guest, for tests."""
+        self.host = host
+        """Another one, for the harness: it answers when a test's request hangs in the kernel."""
+        self._held = held
+        self._direct_dma = direct_dma
         self._plugged = 0
+        self._identity: Identity | None = None
+        self._ssh: SshSession | None = None
+
+    @property
+    def ssh(self) -> SshSession:
+        """Commands in the guest. Its server is started, with new keys, when this is first asked.
+
+        :raises HarnessError: there is no way into the guest.
+        """
+        if self._ssh is None:
+            if self._identity is None:
+                identity = make_identity()
+                self.host.start_ssh(**identity.server_words())
+                self._identity = identity
+            session = ssh_session(
+                self.machine.ssh_address(),
+                self._identity,
+                self.machine.vitals,
+                deadline=Deadline(ANSWER_SECONDS, "the guest's SSH server"),
+            )
+            self._ssh = self._held.enter_context(session)
+        return self._ssh
 
     @property
     def spec(self) -> MachineSpec:
@@ -93,7 +121,7 @@ class Vm:
 
     def kernel_log(self) -> str:
         """Return what the kernel has logged so far (dmesg)."""
-        return self.ssh.run("dmesg").stdout
+        return self.host.kernel_log()
 
     def kernel_findings(self) -> list[Finding]:
         """Return the lines of the kernel's log that a sound kernel does not write."""
@@ -132,10 +160,16 @@ class Vm:
         self._plugged += 1
         identifier = f"ims{number}"
         gate = SourceGate(self.machine.memory)
-        model = self._served.enter_context(TestFunction(spec, gate))
-        listener, path = self._served.enter_context(nameless_listener())
-        transcript = self.workspace.path(f"vfio-user-{number}.log")
-        server = self._served.enter_context(device_server(model, listener, transcript=transcript))
+        model = self._held.enter_context(TestFunction(spec, gate))
+        listener, path = self._held.enter_context(nameless_listener())
+        server = self._held.enter_context(
+            device_server(
+                model,
+                listener,
+                direct_dma=self._direct_dma,
+                transcript=self.workspace.path(f"vfio-user-{number}.log"),
+            )
+        )
         self.machine.plug(vfio_user_device(identifier, path, port=f"port{number}"))
         plugged = PluggedFunction(self.machine, self.control, model, server, gate, identifier)
         plugged.bind(self.remapping_unit())
@@ -162,6 +196,41 @@ class Vm:
 
 
 @contextlib.contextmanager
+def answering_vm(
+    guest: Guest, qemu: QemuBinary, machine: Machine, *, direct_dma: bool
+) -> Iterator[Vm]:
+    """Hold what talks to the guest of a machine that is ready; the machine stays its owner's.
+
+    When the body fails, the guest's log, the IRTEs and the interrupt list are put beside the
+    console and the transcripts in the workspace.
+
+    :param direct_dma: devices may use guest memory in place: QEMU maps its file shared.
+    """
+    with contextlib.ExitStack() as stack:
+        control, host = (
+            Control(stack.enter_context(line_port(machine.ports[name], machine.vitals)))
+            for name in (TEST_PORT, HOST_PORT)
+        )
+        # Devices are ended before the machine would disconnect them one by one.
+        held = stack.enter_context(contextlib.ExitStack())
+        vm = Vm(guest, qemu, machine, control, host, held, direct_dma=direct_dma)
+        try:
+            yield vm
+        except BaseException:
+            vm.dump()
+            raise
+
+
+def boot_of(guest: Guest, kernel_arguments: tuple[str, ...] = ()) -> Boot:
+    """Return what a machine boots for a guest."""
+    return Boot(
+        kernel=guest.kernel.vmlinuz,
+        image=guest.image.initramfs,
+        kernel_arguments=kernel_arguments,
+    )
+
+
+@contextlib.contextmanager
 def running_vm(
     guest: Guest,
     qemu: QemuBinary,
@@ -170,41 +239,17 @@ def running_vm(
     *,
     kernel_arguments: tuple[str, ...] = (),
 ) -> Iterator[Vm]:
-    """Hold a booted guest that answers over SSH; it is ended at exit.
-
-    When the body fails, the guest's log, the IRTEs and the interrupt list are put beside the
-    console and the transcripts in the workspace.
+    """Hold a guest that was booted just now and answers; it is ended at exit.
 
     :raises GuestPanic: the guest's kernel panicked or oopsed.
     :raises QemuExited, LaunchError: QEMU ended.
     :raises DeadlineExpired: the guest did not come up.
     """
-    identity = make_identity()
-    boot = Boot(
-        kernel=guest.kernel.vmlinuz,
-        image=guest.image.initramfs,
-        overlay=identity.overlay(),
-        kernel_arguments=kernel_arguments,
-    )
-    with contextlib.ExitStack() as stack:
-        machine = stack.enter_context(
-            running_machine(spec, qemu=qemu.argv, boot=boot, workspace=workspace, alarm=alarm)
-        )
+    boot = boot_of(guest, kernel_arguments)
+    with running_machine(
+        spec, qemu=qemu.argv, boot=boot, workspace=workspace, alarm=alarm
+    ) as machine:
         machine.wait_ready()
-        ssh = stack.enter_context(
-            ssh_session(
-                machine.ssh_address(),
-                identity,
-                machine.vitals,
-                deadline=Deadline(20.0, "the guest's SSH server"),
-            )
-        )
-        channel = stack.enter_context(ssh.line_channel(CONTROL_TOOL))
-        # Ended before the machine would disconnect them one by one, and after the sessions.
-        served = stack.enter_context(contextlib.ExitStack())
-        vm = Vm(guest, qemu, machine, ssh, Control(channel), served)
-        try:
+        with answering_vm(guest, qemu, machine, direct_dma=True) as vm:
+            vm.control.ping()
             yield vm
-        except BaseException:
-            vm.dump()
-            raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -85,17 +86,37 @@ def test_the_guest_is_reached_on_loopback_only() -> None:
     assert json.loads(netdev)["restrict"] is True
 
 
-def test_saved_memory_is_mapped_privately() -> None:
-    wiring = Wiring(kernel="k", memory="/ram", private_memory=True, incoming=True)
-    options = command.options(spec(), wiring)
-    (backend,) = values(options, "-object")
-    assert json.loads(backend)["share"] is False
+def test_saved_memory_is_mapped_privately_and_can_never_be_written() -> None:
+    options = command.options(spec(), Wiring(memory="/ram", private_memory=True, incoming=True))
+    (backend,) = map(json.loads, values(options, "-object"))
+    assert (backend["share"], backend["readonly"], backend["rom"]) == (False, True, "off")
     assert values(options, "-incoming") == ["defer"]
+
+
+def test_a_machine_that_continues_has_no_kernel_to_load() -> None:
+    options = command.options(spec(), Wiring(memory="/ram", private_memory=True, incoming=True))
+    assert not {"-kernel", "-initrd", "-append"} & {option[0] for option in options}
+
+
+def test_memory_of_a_machine_that_boots_is_shared() -> None:
+    (backend,) = map(json.loads, values(command.options(spec(), WIRING), "-object"))
+    assert backend["share"] is True
+    assert "readonly" not in backend
+
+
+def test_ports_come_behind_the_root_ports_with_their_names() -> None:
+    wiring = replace(WIRING, ports=(("imsh.test", 8), ("imsh.host", 9)))
+    options = command.options(spec(iommu=None), wiring)
+    assert [device["driver"] for device in devices(options)] == [
+        "virtio-net-pci", "pcie-root-port", "virtio-serial-pci", "virtserialport", "virtserialport"
+    ]  # fmt: skip
+    assert [device.get("name") for device in devices(options)[3:]] == ["imsh.test", "imsh.host"]
+    assert "socket,id=imsh.host,fd=9" in values(options, "-chardev")
 
 
 def test_a_comma_in_a_path_is_doubled_in_a_comma_string() -> None:
     chardevs = values(command.options(spec(), WIRING), "-chardev")
-    assert "socket,id=console,fd=5,logfile=/runs/a,,b/console.log" in chardevs
+    assert "socket,id=console,fd=5,logfile=/runs/a,,b/console.log,logappend=on" in chardevs
 
 
 def test_later_kernel_arguments_win() -> None:

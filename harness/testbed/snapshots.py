@@ -1,0 +1,186 @@
+"""Guests that are there at once: booted one time, saved, and continued as often as needed.
+
+A snapshot is an entry of the cache, under a key of all that went into it. What is found unusable
+there, by its digests or by QEMU, is thrown away and made again, once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import secrets
+import shutil
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from harness.build.provision import Guest
+from harness.build.qemu import QemuBinary
+from harness.errors import (
+    DeadlineExpired,
+    GuestLost,
+    HarnessError,
+    LaunchError,
+    ProtocolError,
+)
+from harness.guest.kernel_log import alarm
+from harness.host.cache import Cache, digest, digest_of_files
+from harness.host.workspace import Workspace
+from harness.qemu import command as qemu_command
+from harness.qemu import machine as qemu_machine
+from harness.qemu import snapshot as qemu_snapshot
+from harness.qemu.command import MachineSpec
+from harness.qemu.machine import running_machine
+from harness.qemu.snapshot import SavedState, SnapshotUnusable
+from harness.testbed.vm import Vm, answering_vm, boot_of, running_vm
+
+log = logging.getLogger(__name__)
+
+KIND: Final = "snapshot"
+BOOT_LOG: Final = "console.log"
+"""In the entry: the console of the boot, up to where it was saved."""
+
+_UNUSABLE: Final = (SnapshotUnusable, LaunchError, GuestLost, ProtocolError, DeadlineExpired)
+"""What the continuation of a snapshot that is no good ends with, until the guest has answered."""
+
+# What a saved machine is made by: a change here makes it anew.
+_MAKERS: Final = (qemu_command, qemu_machine, qemu_snapshot)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A guest that was booted and saved."""
+
+    guest: Guest
+    spec: MachineSpec
+    kernel_arguments: tuple[str, ...]
+    key: str
+    saved: SavedState
+
+    @property
+    def name(self) -> str:
+        """Its name in the cache."""
+        return f"{self.guest.kernel.name}-{self.spec.name}"
+
+
+class Snapshots:
+    """The snapshots of a cache, for one QEMU."""
+
+    def __init__(self, cache: Cache, qemu: QemuBinary):
+        self._cache = cache
+        self._qemu = qemu
+        self._checked: dict[tuple[str, str], Snapshot] = {}
+
+    def provide(
+        self,
+        guest: Guest,
+        spec: MachineSpec,
+        workspace: Workspace,
+        *,
+        kernel_arguments: tuple[str, ...] = (),
+    ) -> Snapshot:
+        """Return the snapshot of a guest, after booting it if need be.
+
+        All of a snapshot is read and checked when it is first asked for here.
+
+        :param workspace: where a boot leaves its files, in ``boot/``.
+        :raises HarnessError: the guest did not come up; see :func:`running_vm`.
+        :raises BuildError: the disk is full; nothing is left behind.
+        """
+        key = self._key(guest, spec, kernel_arguments)
+        name = f"{guest.kernel.name}-{spec.name}"
+        if known := self._checked.get((name, key)):
+            return known
+        saved = SavedState(self._cache.directory / KIND / f"{name}-{key}")
+        snapshot = Snapshot(guest, spec, kernel_arguments, key, saved)
+        self._make(snapshot, workspace)
+        try:
+            saved.check()
+        except SnapshotUnusable as error:
+            self._make_again(snapshot, workspace, error)
+        self._checked[name, key] = snapshot
+        return snapshot
+
+    @contextlib.contextmanager
+    def restored_vm(
+        self,
+        guest: Guest,
+        spec: MachineSpec,
+        workspace: Workspace,
+        *,
+        kernel_arguments: tuple[str, ...] = (),
+    ) -> Iterator[Vm]:
+        """Hold a guest that continues from its snapshot and answers; it is ended at exit.
+
+        It shares memory with every other one, until it writes there. Its clock, its random numbers
+        and its SSH server's keys are its own.
+
+        :raises HarnessError: as :meth:`provide`, or the snapshot was refused twice.
+        """
+        snapshot = self.provide(guest, spec, workspace, kernel_arguments=kernel_arguments)
+        with contextlib.ExitStack() as stack:
+            try:
+                vm = stack.enter_context(self._continued(snapshot, workspace))
+            except _UNUSABLE as error:
+                self._make_again(snapshot, workspace, error)
+                vm = stack.enter_context(self._continued(snapshot, workspace))
+            yield vm
+
+    @contextlib.contextmanager
+    def _continued(self, snapshot: Snapshot, workspace: Workspace) -> Iterator[Vm]:
+        boot_log = snapshot.saved.directory / BOOT_LOG
+        workspace.write("console.log", f"(continued from a snapshot; its boot is in {boot_log})\n")
+        with (
+            running_machine(
+                snapshot.spec,
+                qemu=self._qemu.argv,
+                boot=boot_of(snapshot.guest, snapshot.kernel_arguments),
+                workspace=workspace,
+                alarm=alarm,
+                saved=snapshot.saved,
+            ) as machine,
+            # A device that used the file behind memory in place would not see what the guest wrote.
+            answering_vm(snapshot.guest, self._qemu, machine, direct_dma=False) as vm,
+        ):
+            vm.host.make_fresh(time.time(), secrets.token_bytes(32))
+            yield vm
+
+    def _make(self, snapshot: Snapshot, workspace: Workspace) -> None:
+        def make(entry: Path, record: Path) -> None:
+            boot = Workspace(workspace.directory / "boot")
+            try:
+                self._boot_and_save(snapshot, entry, boot)
+            except HarnessError as error:
+                record.write_text(str(error))
+                raise
+
+        self._cache.provide(KIND, snapshot.name, snapshot.key, make)
+
+    def _boot_and_save(self, snapshot: Snapshot, entry: Path, workspace: Workspace) -> None:
+        with running_vm(
+            snapshot.guest,
+            self._qemu,
+            snapshot.spec,
+            workspace,
+            kernel_arguments=snapshot.kernel_arguments,
+        ) as vm:
+            # Both have answered: nothing is on its way through the ports when it is saved.
+            vm.host.ping()
+            vm.machine.save(entry)
+        shutil.copy(workspace.path("console.log"), entry / BOOT_LOG)
+
+    def _make_again(self, snapshot: Snapshot, workspace: Workspace, error: HarnessError) -> None:
+        """Replace a snapshot that is no good, unless another run has done so meanwhile."""
+        log.warning("snapshot %s: %s; it is made again", snapshot.name, error.message)
+        what = f"snapshot {snapshot.name}"
+        with self._cache.lock(f"{KIND}-{snapshot.saved.directory.name}.repair", what):
+            self._cache.forget(KIND, snapshot.name, snapshot.key)
+            self._make(snapshot, workspace)
+
+    def _key(self, guest: Guest, spec: MachineSpec, kernel_arguments: tuple[str, ...]) -> str:
+        # Entries of the cache never change: their directories' names stand for their contents.
+        booted = (guest.kernel.root.parent.name, guest.image.initramfs.parent.name)
+        makers = digest_of_files(Path(str(module.__file__)) for module in _MAKERS)
+        return digest(booted, spec, kernel_arguments, self._qemu.version, self._qemu.origin, makers)

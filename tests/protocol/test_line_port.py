@@ -1,0 +1,89 @@
+"""Lines over a port of the guest, and what becomes of whoever waits when the machine is lost."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from harness.errors import DeadlineExpired, GuestLost, GuestPanic
+from harness.guest.port import LinePort, line_port
+from harness.host.deadline import Deadline
+from harness.qemu.vitals import Vitals
+
+
+@dataclass
+class Guest:
+    """The far end of a port, and the machine's life."""
+
+    connection: socket.socket
+    port: LinePort
+    vitals: Vitals
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    ours, theirs = socket.socketpair()
+    vitals = Vitals()
+    with ours, theirs, line_port(ours, vitals) as port:
+        yield Guest(theirs, port, vitals)
+
+
+def test_the_answer_is_one_line_however_it_arrives(guest: Guest) -> None:
+    with guest.connection.makefile("rwb", buffering=0) as stream:
+
+        def answer() -> None:
+            assert stream.readline() == b"ping\n"
+            for part in (b"po", b"ng", b"\nnext", b" line\n"):
+                stream.write(part)
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        assert guest.port.ask("ping") == "pong"
+        thread.join()
+        assert guest.port.ask("again") == "next line"
+
+
+def test_a_long_answer_comes_whole(guest: Guest) -> None:
+    line = b"x" * (3 << 20)
+    thread = threading.Thread(target=guest.connection.sendall, args=(line + b"\n",))
+    thread.start()
+    assert len(guest.port.ask("log")) == 3 << 20
+    thread.join()
+
+
+def test_no_answer_ends_with_the_deadline(guest: Guest) -> None:
+    with pytest.raises(DeadlineExpired, match="the answer"):
+        guest.port.ask("ping", Deadline(0.05, "the answer"))
+
+
+def test_half_an_answer_is_none(guest: Guest) -> None:
+    guest.connection.sendall(b"po")
+    with pytest.raises(DeadlineExpired):
+        guest.port.ask("ping", Deadline(0.05, "the answer"))
+
+
+def test_a_guest_that_reads_nothing_ends_with_the_deadline(guest: Guest) -> None:
+    with pytest.raises(DeadlineExpired):
+        guest.port.ask("x" * (8 << 20), Deadline(0.1, "the answer"))
+
+
+def test_a_machine_that_is_lost_ends_the_wait_at_once_with_its_reason(guest: Guest) -> None:
+    timer = threading.Timer(0.05, guest.vitals.lose, [GuestPanic("it panicked")])
+    timer.start()
+    deadline = Deadline(10, "the answer")
+    with pytest.raises(GuestPanic, match="it panicked"):
+        guest.port.ask("ping", deadline)
+    assert deadline.remaining() > 5
+    timer.join()
+    with pytest.raises(GuestPanic):
+        guest.port.ask("ping")
+
+
+def test_a_port_that_is_closed_without_a_reason_is_a_lost_guest(guest: Guest) -> None:
+    guest.connection.close()
+    with pytest.raises(GuestLost, match="port is closed"):
+        guest.port.ask("ping")
