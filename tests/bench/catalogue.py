@@ -1,0 +1,77 @@
+"""Every metric, a row each. A new one is a function from a Bench to a Summary, and a row here."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from harness.spec.ims import Store
+from tests.bench.bench import Bench
+from tests.bench.boot import boot_to_ssh_ratio, boot_to_ssh_s, raw_boot_s
+from tests.bench.interrupts import irqs_per_second
+from tests.bench.metrics import Goal, Metric, Summary
+from tests.bench.vfio_user_bench import posted_writes_per_second, read_round_trips
+
+VFIO_USER_ROUNDS: Final = 5
+READS: Final = 10_000
+WRITES: Final = 50_000
+
+
+def vfio_user_read_us(bench: Bench) -> Summary:
+    """Return the microseconds that a read of 4 bytes takes, a sample a read."""
+    samples: list[float] = []
+    for _ in bench.counted("vfio-user reads", VFIO_USER_ROUNDS):
+        samples += (1e6 * seconds for seconds in read_round_trips(READS))
+    return Summary.of(samples, percentiles=[99])
+
+
+def vfio_user_posted_writes_per_s(bench: Bench) -> Summary:
+    """Return the writes of 4 bytes without reply that are carried out in a second."""
+    rounds = bench.counted("vfio-user writes", VFIO_USER_ROUNDS)
+    return Summary.of([posted_writes_per_second(WRITES) for _ in rounds])
+
+
+METRICS: Final = (
+    Metric(
+        name="boot_to_ssh_ratio",
+        unit="x",
+        measure=boot_to_ssh_ratio,
+        against="raw_boot_s, in turn",
+        goal=Goal(1.35),
+    ),
+    Metric(
+        name="boot_to_ssh_s",
+        unit="s",
+        measure=boot_to_ssh_s,
+        against="from nothing to the first SSH command answered",
+    ),
+    Metric(
+        name="raw_boot_s",
+        unit="s",
+        measure=raw_boot_s,
+        against="plain QEMU, same kernel and machine, to init's first line",
+    ),
+    Metric(
+        name="vfio_user_read_us",
+        unit="us",
+        measure=vfio_user_read_us,
+        against="two processes, in-tree client",
+        goal=Goal(40),
+    ),
+    Metric(
+        name="vfio_user_posted_writes_per_s",
+        unit="1/s",
+        measure=vfio_user_posted_writes_per_s,
+        against="two processes, in-tree client",
+        goal=Goal(60_000, at_least=True),
+    ),
+    *(
+        Metric(
+            name=f"{store.name.lower()}_irqs_per_s{suffix}",
+            unit="1/s",
+            measure=irqs_per_second(store, in_flight),
+            against=f"{other.name.lower()}_irqs_per_s{suffix}, in turn in one guest; {how}",
+        )
+        for in_flight, suffix, how in ((1, "", "one in flight"), (4, "_4", "one on each of 4"))
+        for store, other in ((Store.IMS, Store.MSIX), (Store.MSIX, Store.IMS))
+    ),
+)
