@@ -1,6 +1,6 @@
 # Ref: System V ABI, AMD64 supplement, and ELF-64 Object File Format, version 1.5: file and program
 #      headers; Linux arch/x86/entry/syscalls/syscall_64.tbl: write 1, pause 34
-"""The shortest way to a guest's first process: plain QEMU, the kernel, and an init of 200 bytes.
+"""The shortest way to a guest's first process: plain QEMU, the kernel, and an init of 171 bytes.
 
 This is what the harness's own boot is held against, so nothing of its machinery is in the way: no
 monitor, no memory file, no module, no shell. Only the machine's arguments are the same.
@@ -41,12 +41,11 @@ def tiny_init(line: bytes) -> bytes:
     code = (
         b"\xb8" + struct.pack("<I", 1)              # mov  eax, 1 (write)
         + b"\xbf" + struct.pack("<I", 1)            # mov  edi, 1
-        + b"\x48\x8d\x35" + struct.pack("<i", 16)   # lea  rsi, [rip + 16]: behind the code
+        + b"\x48\x8d\x35" + struct.pack("<i", 14)   # lea  rsi, [rip + 14]: behind the code
         + b"\xba" + struct.pack("<I", len(line))    # mov  edx, len(line)
         + b"\x0f\x05"                               # syscall
         + b"\xb8" + struct.pack("<I", 34)           # mov  eax, 34 (pause)
-        + b"\x0f\x05"                               # syscall
-        + b"\xeb\xf7"                               # jmp  back to the mov
+        + b"\x0f\x05"                               # syscall: no signal ends it in process 1
     )
     start = _ELF_HEADER.size + _PROGRAM_HEADER.size
     size = start + len(code) + len(line)

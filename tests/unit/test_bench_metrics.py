@@ -10,15 +10,17 @@ from typing import cast
 import pytest
 
 from harness.build.provision import Provisioner
+from harness.build.qemu import QemuBinary
 from harness.errors import HarnessError, LaunchError
 from harness.host.deadline import Deadline, wait_until
 from harness.host.process import running
 from harness.host.progress import Progress
+from harness.qemu.command import MachineSpec
 from tests.bench.__main__ import main, measure
 from tests.bench.bench import Bench
 from tests.bench.catalogue import METRICS
 from tests.bench.metrics import Goal, Metric, Summary, percentile, short, table, write_json
-from tests.bench.raw_boot import LINE, tiny_init
+from tests.bench.raw_boot import LINE, raw_boot, tiny_init
 
 
 def metric(name: str = "latency_us", goal: Goal | None = None) -> Metric:
@@ -225,3 +227,11 @@ def test_the_init_of_the_raw_boot_prints_its_line_and_stays(tmp_path: Path) -> N
         wait_until(lambda: log.read_bytes() == LINE or None, Deadline(5, "the line of init"))
         assert process.poll() is None
     assert log.read_bytes() == LINE
+
+
+def test_a_raw_boot_whose_qemu_ends_carries_what_it_said(tmp_path: Path) -> None:
+    qemu = QemuBinary(("sh", "-c", "echo no such machine"), version="", origin="")
+    spec = MachineSpec(name="any", description="any")
+    with pytest.raises(LaunchError, match="QEMU ended in a raw boot") as raised:
+        raw_boot(qemu, spec, kernel=tmp_path, initramfs=tmp_path)
+    assert raised.value.evidence == "no such machine"
