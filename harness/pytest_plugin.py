@@ -28,8 +28,9 @@ from harness.qemu.qmp import QmpSession
 from harness.report.capabilities import capability_titles
 from harness.report.outcome import RESULTS_DIRECTORY, Outcome, write_outcomes
 from harness.report.verdict import graver, verdict_of
+from harness.testbed.hypervisor import Hypervisor
+from harness.testbed.lender import Choice, VmLender
 from harness.testbed.plugged import PluggedFunction
-from harness.testbed.pool import Choice, VmPool
 from harness.testbed.supplies import choose, load_machines, make_provisioner
 from harness.testbed.vm import Vm
 
@@ -40,6 +41,8 @@ _MARKERS = (
     "capability(*rows): rows of the capability table that the test proves",
     "kernel(*names): guest kernels that the test is for (default: every recipe)",
     f"machine(*names): machines that the test is for (default: {', '.join(DEFAULT_MACHINES)})",
+    "cold_boot(*words): boot for real instead of from a snapshot, with words for the kernel",
+    "shared_vm(scope): keep one guest for the tests of a 'class' or 'module'",
     "device(**spec): fields of harness.devices.device_spec.DeviceSpec for ims_device",
 )
 MACHINES: Final = "machines"
@@ -49,6 +52,8 @@ FAILED: Final = "failed"
 
 _VM: Final = pytest.StashKey[Vm]()
 _DEVICE: Final = pytest.StashKey[PluggedFunction]()
+_PROVENANCE: Final = pytest.StashKey[dict[str, str]]()
+_HAS_FAILED: Final = pytest.StashKey[bool]()
 _RECORD: Final = pytest.StashKey["Record"]()
 
 
@@ -99,11 +104,20 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     except HarnessError as error:
         raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from error
     choices = [Choice(kernel, machine) for kernel in kernels for machine in places]
+    # Tests that share a guest have to be on one worker.
+    module = metafunc.module.__name__
+    shared = metafunc.definition.get_closest_marker("shared_vm") is not None
     metafunc.parametrize(
         "vm_choice",
-        [pytest.param(c, id=str(c), marks=pytest.mark.xdist_group(str(c))) for c in choices],
+        [
+            pytest.param(
+                choice,
+                id=str(choice),
+                marks=[pytest.mark.xdist_group(f"{module}-{choice}")] if shared else [],
+            )
+            for choice in choices
+        ],
         indirect=True,
-        scope="session",
     )
 
 
@@ -149,14 +163,14 @@ def provisioner() -> Provisioner:
 
 
 @pytest.fixture(scope="session")
-def vm_pool(provisioner: Provisioner, pytestconfig: pytest.Config) -> Iterator[VmPool]:
-    """The machines of this worker."""
+def vm_lender(provisioner: Provisioner, pytestconfig: pytest.Config) -> Iterator[VmLender]:
+    """The guests of this worker."""
     directory = pytestconfig.rootpath / pytestconfig.getoption("results") / MACHINES
-    with VmPool(provisioner, load_machines(), directory) as pool:
-        yield pool
+    with VmLender(provisioner, load_machines(), directory) as lender:
+        yield lender
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def vm_choice(request: pytest.FixtureRequest) -> Choice:
     """The kernel and the machine of this run of the test."""
     choice: Choice = request.param
@@ -164,14 +178,46 @@ def vm_choice(request: pytest.FixtureRequest) -> Choice:
 
 
 @pytest.fixture
-def vm(vm_choice: Choice, vm_pool: VmPool, request: pytest.FixtureRequest) -> Iterator[Vm]:
-    """A booted guest that answers. What its kernel logs during the test has to be clean."""
-    machine = vm_pool.get(vm_choice)
-    request.node.stash[_VM] = machine
-    machine.ssh.run("dmesg -c >/dev/null")
-    yield machine
-    machine.machine.vitals.check()
-    machine.check_kernel_log()
+def vm(vm_choice: Choice, vm_lender: VmLender, request: pytest.FixtureRequest) -> Iterator[Vm]:
+    """A guest that answers, fresh from the snapshot of its boot. Its kernel log has to stay clean.
+
+    ``@pytest.mark.shared_vm("module")`` keeps one for the tests of a module or a class, and
+    ``@pytest.mark.cold_boot("nox2apic")`` boots for real, with words for the kernel.
+    """
+    node = request.node
+    with _lent(vm_lender, vm_choice, node) as vm:
+        node.stash[_VM] = vm
+        node.stash[_PROVENANCE] = vm.provenance()
+        yield vm
+        try:
+            vm.machine.vitals.check()
+            vm.check_kernel_log()
+        except HarnessError as error:
+            if _HAS_FAILED not in node.stash:
+                error.add_note(_keep_evidence(node, error.verdict))
+                raise
+            # What the test itself failed of is the news; this followed from it.
+        finally:
+            # From here on the machine cannot be asked any more.
+            del node.stash[_VM]
+
+
+def _lent(
+    lender: VmLender, choice: Choice, node: pytest.Item
+) -> contextlib.AbstractContextManager[Vm]:
+    if boot := node.get_closest_marker("cold_boot"):
+        return lender.booted_vm(choice, tuple(boot.args))
+    if shared := node.get_closest_marker("shared_vm"):
+        return contextlib.nullcontext(lender.shared_vm(choice, _group(node, *shared.args)))
+    return lender.fresh_vm(choice)
+
+
+def _group(node: pytest.Item, scope: str = "module") -> str:
+    """Return the name of the group of tests that share a guest."""
+    kinds: dict[str, type[pytest.Collector]] = {"class": pytest.Class, "module": pytest.Module}
+    if scope not in kinds or (parent := node.getparent(kinds[scope])) is None:
+        raise pytest.UsageError(f"{node.nodeid}: shared_vm({scope!r}): class or module")
+    return parent.nodeid
 
 
 @pytest.fixture
@@ -190,6 +236,12 @@ def ssh(vm: Vm) -> SshSession:
 def qmp(vm: Vm) -> QmpSession:
     """QEMU's monitor."""
     return vm.machine.qmp
+
+
+@pytest.fixture
+def hypervisor(vm: Vm) -> Hypervisor:
+    """The host's side: the remapping unit and its table, trapped accesses, guest memory."""
+    return vm.hypervisor
 
 
 @pytest.fixture
@@ -224,10 +276,11 @@ def pytest_runtest_makereport(
             verdict = Verdict.MISSING_REQUIREMENT
         elif report.failed:
             verdict = verdict_of(error, about_guest=_choice(item) is not None)
+            item.stash[_HAS_FAILED] = True
             report.sections.append(("imsh", _keep_evidence(item, verdict)))
     report.user_properties = [
         ("verdict", verdict.value),
-        ("rows", _rows(item)),
+        ("rows", " ".join(_rows(item))),
         *(_provenance(item).items()),
     ]
     return report
@@ -241,8 +294,8 @@ def _choice(item: pytest.Item) -> Choice | None:
 
 def _provenance(item: pytest.Item) -> dict[str, str]:
     """Return what is known of the machine: all about it, or what it was to be."""
-    if machine := item.stash.get(_VM, None):
-        return machine.provenance()
+    if known := item.stash.get(_PROVENANCE, None):
+        return known
     choice = _choice(item)
     return {"kernel": choice.kernel, "machine": choice.machine} if choice else {}
 
@@ -284,7 +337,7 @@ class Record:
         """Join the phases of a test."""
         properties: dict[str, Any] = dict(report.user_properties)
         verdict = Verdict(properties.pop("verdict", Verdict.HARNESS_FAILURE))
-        rows = tuple(properties.pop("rows", ()))
+        rows = tuple(properties.pop("rows", "").split())
         name = report.nodeid.partition("@")[0]  # xdist's group
         known = self._outcomes.get(name)
         message = ""

@@ -245,11 +245,14 @@ class PluggedFunction:
         with self.machine.trapped_accesses() as in_qemu:
             yield traps
         seen = self.model.accesses.counts_since(mark)
+        # QEMU gives the tables of all functions the same name.
+        base = self._bar_address(ims.BAR_MSIX)
+        ours = range(base, base + ims.BAR_MSIX_SIZE)
         traps.counts = {
             Store.MSI: seen[Area.MSI].total,
             Store.MSIX: seen[Area.MSIX_CONTROL].total
             + seen[Area.MSIX_PBA].total
-            + in_qemu.count(MSIX_TABLE),
+            + in_qemu.count(MSIX_TABLE, within=ours),
             Store.IMS: seen[Area.IMS].total,
         }
 

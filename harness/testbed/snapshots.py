@@ -130,8 +130,8 @@ class Snapshots:
 
     @contextlib.contextmanager
     def _continued(self, snapshot: Snapshot, workspace: Workspace) -> Iterator[Vm]:
-        boot_log = snapshot.saved.directory / BOOT_LOG
-        workspace.write("console.log", f"(continued from a snapshot; its boot is in {boot_log})\n")
+        shutil.copy(snapshot.saved.directory / BOOT_LOG, workspace.path("boot.log"))
+        workspace.write("console.log", "(continued from a snapshot: its boot is in boot.log)\n")
         with (
             running_machine(
                 snapshot.spec,

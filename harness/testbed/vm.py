@@ -21,13 +21,10 @@ from harness.host.deadline import Deadline
 from harness.host.workspace import Workspace, nameless_listener
 from harness.qemu.command import MachineSpec, vfio_user_device
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Boot, Machine, running_machine
-from harness.remapping.unit import RemappingTable, UnitState, read_unit
+from harness.testbed.hypervisor import Hypervisor
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.source_gate import SourceGate
 from harness.vfio_user.server import device_server
-
-IOMMU_BASE: Final = 0xFED9_0000
-"""Registers of the machine's VT-d unit (QEMU hw/i386/intel_iommu, Q35_HOST_BRIDGE_IOMMU_ADDR)."""
 
 ANSWER_SECONDS: Final = 20.0
 """Bound of the first answer of a guest that is ready."""
@@ -54,6 +51,8 @@ class Vm:
         """The control tool in the guest, for tests."""
         self.host = host
         """Another one, for the harness: it answers when a test's request hangs in the kernel."""
+        self.hypervisor = Hypervisor(machine)
+        """What stands on the other side: remapping, traps, guest memory."""
         self._held = held
         self._direct_dma = direct_dma
         self._plugged = 0
@@ -103,22 +102,6 @@ class Vm:
             "imsh": version("imsh"),
         }
 
-    def remapping_unit(self) -> UnitState | None:
-        """Return the state of the VT-d unit, None when the machine has none."""
-        if self.spec.iommu is None:
-            return None
-        return read_unit(self.machine.registers(IOMMU_BASE))
-
-    def remapping_table(self) -> RemappingTable:
-        """Return the interrupt remapping table in guest memory.
-
-        :raises HarnessError: remapping is not enabled.
-        """
-        unit = self.remapping_unit()
-        if unit is None or not unit.remapping_enabled:
-            raise HarnessError(f"the guest on {self.spec.name} has not enabled remapping")
-        return RemappingTable.of(unit, self.machine.memory)
-
     def kernel_log(self) -> str:
         """Return what the kernel has logged so far (dmesg)."""
         return self.host.kernel_log()
@@ -133,7 +116,7 @@ class Vm:
         :raises CheckFailed: there is some; each is named.
         """
         found = [str(finding) for finding in self.kernel_findings()]
-        if unit := self.remapping_unit():
+        if unit := self.hypervisor.unit():
             # Some kernels take no fault interrupt without DMA translation, and then log nothing.
             found += [f"recorded by the IOMMU: {fault}" for fault in unit.faults]
         if found:
@@ -172,7 +155,7 @@ class Vm:
         )
         self.machine.plug(vfio_user_device(identifier, path, port=f"port{number}"))
         plugged = PluggedFunction(self.machine, self.control, model, server, gate, identifier)
-        plugged.bind(self.remapping_unit())
+        plugged.bind(self.hypervisor.unit())
         try:
             yield plugged
         except BaseException:
@@ -188,7 +171,7 @@ class Vm:
         with contextlib.suppress(HarnessError):
             self.workspace.write("guest-dmesg.txt", self.kernel_log())
         with contextlib.suppress(HarnessError):
-            entries = self.remapping_table().present_entries()
+            entries = self.hypervisor.table().present_entries()
             lines = (f"{index:5} {entry}\n" for index, entry in sorted(entries.items()))
             self.workspace.write("irtes.txt", "".join(lines))
         with contextlib.suppress(HarnessError):

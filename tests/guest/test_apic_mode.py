@@ -19,22 +19,21 @@ pytestmark = [
 def test_the_guest_goes_to_the_mode_that_the_machine_offers(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
-    unit = vm.remapping_unit()
+    unit = vm.hypervisor.unit()
     assert unit is not None
     assert vm.spec.iommu is not None
     x2apic = vm.spec.iommu.x2apic
     assert bool(unit.extended_capability.extended_interrupt_mode) is x2apic
     assert unit.extended_mode is x2apic
     mode = "x2apic" if x2apic else "xapic"
-    boot_log = vm.workspace.path("console.log").read_text(errors="replace")
-    assert f"DMAR-IR: Enabled IRQ remapping in {mode} mode" in boot_log
+    assert f"DMAR-IR: Enabled IRQ remapping in {mode} mode" in vm.kernel_log()
 
 
 @pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
 def test_each_cpu_is_reached_by_the_destination_in_the_irte(
     vm: Vm, ims_device: PluggedFunction, store: Store
 ) -> None:
-    unit = vm.remapping_unit()
+    unit = vm.hypervisor.unit()
     assert unit is not None
     ims_device.set_up(store, 2)
     destinations = set()

@@ -114,6 +114,7 @@ def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
     (evidence,) = (results / "failed").glob("*test_kernel_debian*")
     kept = {path.name for path in evidence.iterdir()}
     assert kept >= {
+        "boot.log",
         "console.log",
         "guest-dmesg.txt",
         "qmp.log",
@@ -125,7 +126,7 @@ def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
         "qemu.argv",
         "reproduce.sh",
     }
-    assert "Linux version" in (evidence / "console.log").read_text(errors="replace")
+    assert "Linux version" in (evidence / "boot.log").read_text(errors="replace")
     assert "IMS" in (evidence / "stores.txt").read_text()
     assert "answered by CPU" in (evidence / "events.txt").read_text()
     assert "reproduce: pytest 'test_failing.py::test_kernel[debian-6.12-remapping-only]'" in printed

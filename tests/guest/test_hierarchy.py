@@ -66,7 +66,7 @@ def test_the_io_apic_is_behind_remapping_and_the_fault_event_is_not(
 
 
 def test_qemu_remaps_as_the_guest_believes(vm: Vm, ims_device: PluggedFunction) -> None:
-    unit = vm.remapping_unit()
+    unit = vm.hypervisor.unit()
     assert unit is not None
     assert unit.remapping_enabled
     assert not unit.faults
@@ -75,4 +75,4 @@ def test_qemu_remaps_as_the_guest_believes(vm: Vm, ims_device: PluggedFunction) 
         for interrupt in vm.control.irqs()
         if interrupt.activated and (level := remapping_level(interrupt))
     }
-    assert set(vm.remapping_table().present_entries()) == behind
+    assert set(vm.hypervisor.table().present_entries()) == behind

@@ -1,0 +1,48 @@
+"""The host's side of a machine: what it remaps, what it traps, what stands in guest memory."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Final
+
+from harness.errors import HarnessError
+from harness.qemu.machine import Machine
+from harness.qemu.memory import GuestMemory
+from harness.qemu.trace import TrappedAccesses
+from harness.remapping.unit import RemappingTable, UnitState, read_unit
+
+IOMMU_BASE: Final = 0xFED9_0000
+"""Registers of the machine's VT-d unit (QEMU hw/i386/intel_iommu, Q35_HOST_BRIDGE_IOMMU_ADDR)."""
+
+
+class Hypervisor:
+    """Looks at a machine from where its hypervisor stands; the guest does not notice."""
+
+    def __init__(self, machine: Machine):
+        self._machine = machine
+
+    @property
+    def memory(self) -> GuestMemory:
+        """Guest memory, by guest physical address."""
+        return self._machine.memory
+
+    def unit(self) -> UnitState | None:
+        """Return the state of the VT-d unit, None when the machine has none."""
+        if self._machine.spec.iommu is None:
+            return None
+        return read_unit(self._machine.registers(IOMMU_BASE))
+
+    def table(self) -> RemappingTable:
+        """Return the interrupt remapping table in guest memory.
+
+        :raises HarnessError: remapping is not enabled.
+        """
+        unit = self.unit()
+        if unit is None or not unit.remapping_enabled:
+            name = self._machine.spec.name
+            raise HarnessError(f"the guest on {name} has not enabled interrupt remapping")
+        return RemappingTable.of(unit, self.memory)
+
+    def trapped_accesses(self) -> contextlib.AbstractContextManager[TrappedAccesses]:
+        """Count the guest's accesses that end inside QEMU while this is held."""
+        return self._machine.trapped_accesses()

@@ -1,0 +1,132 @@
+"""Lends guests to tests: a fresh one each, one that several share, or one that boots for real."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Final, Self
+
+from harness.build.provision import Guest, Provisioner
+from harness.host.workspace import Workspace, make_workspace
+from harness.qemu.command import MachineSpec
+from harness.testbed.snapshots import Snapshots
+from harness.testbed.supplies import choose
+from harness.testbed.vm import Vm, running_vm
+
+SHARED_PORTS: Final = 12
+"""Root ports of a machine that tests share: each test's function takes one for good."""
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A kernel and a machine, by name."""
+
+    kernel: str
+    machine: str
+
+    def __str__(self) -> str:
+        return f"{self.kernel}-{self.machine}"
+
+
+class VmLender:
+    """Guests of one test worker. It owns the shared one that is kept; close it at the end.
+
+    :param directory: where machines leave their files while they run. Those of a machine are
+        removed when its borrower is done, unless it ended with an error.
+    """
+
+    def __init__(self, provisioner: Provisioner, machines: dict[str, MachineSpec], directory: Path):
+        self._provisioner = provisioner
+        self._machines = machines
+        self._directory = directory
+        self._snapshots: Snapshots | None = None
+        self._shared: tuple[str, Choice, Vm] | None = None
+        self._held = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._end_shared()
+
+    @contextlib.contextmanager
+    def fresh_vm(self, choice: Choice) -> Iterator[Vm]:
+        """Hold a guest that nobody has touched: it continues from a snapshot of its boot.
+
+        :raises HarnessError: it could not be provided, or did not answer.
+        """
+        with self._workspace(choice) as workspace, self._restored(choice, workspace) as vm:
+            yield vm
+
+    @contextlib.contextmanager
+    def booted_vm(self, choice: Choice, kernel_arguments: tuple[str, ...] = ()) -> Iterator[Vm]:
+        """Hold a guest that boots for real, with words added to its kernel's command line.
+
+        :raises HarnessError: as :meth:`fresh_vm`.
+        """
+        guest, spec = self._supplies(choice)
+        with (
+            self._workspace(choice) as workspace,
+            running_vm(
+                guest,
+                self._provisioner.qemu(),
+                spec,
+                workspace,
+                kernel_arguments=kernel_arguments,
+            ) as vm,
+        ):
+            yield vm
+
+    def shared_vm(self, choice: Choice, group: str) -> Vm:
+        """Return the guest of a group of tests; it is ended when another group's is asked for.
+
+        A guest that was lost, or has no free port, is replaced.
+
+        :raises HarnessError: as :meth:`fresh_vm`.
+        """
+        if self._shared is not None:
+            of, on, vm = self._shared
+            if (of, on) == (group, choice) and not vm.machine.vitals.error and vm.free_ports:
+                return vm
+        self._end_shared()
+        workspace = self._held.enter_context(self._workspace(choice))
+        vm = self._held.enter_context(self._restored(choice, workspace, ports=SHARED_PORTS))
+        self._shared = (group, choice, vm)
+        return vm
+
+    def _end_shared(self) -> None:
+        self._shared = None
+        self._held.close()
+
+    def _restored(
+        self, choice: Choice, workspace: Workspace, *, ports: int = 1
+    ) -> contextlib.AbstractContextManager[Vm]:
+        guest, spec = self._supplies(choice)
+        if self._snapshots is None:
+            self._snapshots = Snapshots(self._provisioner.cache, self._provisioner.qemu())
+        ports = max(ports, spec.root_ports)
+        return self._snapshots.restored_vm(guest, replace(spec, root_ports=ports), workspace)
+
+    def _supplies(self, choice: Choice) -> tuple[Guest, MachineSpec]:
+        recipe = choose(self._provisioner.recipes.kernels, choice.kernel, what="kernel")
+        spec = choose(self._machines, choice.machine, what="machine")
+        return self._provisioner.guest(recipe), spec
+
+    @contextlib.contextmanager
+    def _workspace(self, choice: Choice) -> Iterator[Workspace]:
+        workspace = make_workspace(self._directory, str(choice))
+        try:
+            yield workspace
+        except BaseException as error:
+            error.add_note(f"what the machine left: {workspace.directory}")
+            raise
+        shutil.rmtree(workspace.directory, ignore_errors=True)
