@@ -23,6 +23,7 @@ from harness.devices.device_spec import DeviceSpec
 from harness.errors import HarnessError, MissingRequirement, Verdict
 from harness.guest.control import Control
 from harness.guest.ssh import SshSession
+from harness.host.slowdown import stretch_timeouts
 from harness.host.workspace import directory_lock
 from harness.qemu.qmp import QmpSession
 from harness.report.capabilities import capability_titles
@@ -85,7 +86,9 @@ def pytest_configure(config: pytest.Config) -> None:
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
     if not hasattr(config, "workerinput"):
-        record = Record(config.rootpath / config.getoption("results"))
+        workers = config.getoption("numprocesses", None)
+        count = workers if isinstance(workers, int) and workers else 1
+        record = Record(config.rootpath / config.getoption("results"), count)
         config.stash[_RECORD] = record
         config.pluginmanager.register(record)
 
@@ -319,8 +322,10 @@ def _keep_evidence(item: pytest.Item, verdict: Verdict) -> str:
 class Record:
     """Collects the reports of all workers, and writes the record of the run."""
 
-    def __init__(self, directory: Path):
+    def __init__(self, directory: Path, workers: int):
         self._directory = directory
+        self._workers = workers
+        self._stretched = 1.0
         self._outcomes: dict[str, Outcome] = {}
         self._held = contextlib.ExitStack()
 
@@ -330,6 +335,7 @@ class Record:
             self._held.enter_context(directory_lock(self._directory))
         except HarnessError as error:
             pytest.exit(str(error), returncode=error.verdict.exit_status)
+        self._stretched = stretch_timeouts(self._workers)
         for name in (MACHINES, FAILED):
             shutil.rmtree(self._directory / name, ignore_errors=True)
 
@@ -367,4 +373,7 @@ class Record:
             counts[outcome.verdict] += 1
         said = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items() if count)
         if said:
-            terminalreporter.write_line(f"imsh: {said}; record in {self._directory}")
+            terminalreporter.write_line(
+                f"imsh: {said}; record in {self._directory}; "
+                f"time-outs stretched by {self._stretched:.1f}"
+            )
