@@ -20,7 +20,7 @@ from harness.build.qemu import QemuBinary
 from harness.cli.main import main
 from harness.doctor import Answer, Diagnosis, Status, Supplies, attempt, examine
 from harness.errors import LaunchError, MissingRequirement
-from harness.testbed.supplies import make_provisioner
+from harness.testbed.supplies import DEFAULT_KERNEL, make_provisioner
 
 
 def fail(error: Exception) -> str:
@@ -207,6 +207,7 @@ def test_a_machine_without_any_tool_is_described_to_the_end(
     for name in ("setpriv", "perl", "user namespaces", "package archive"):
         assert found[name].is_fatal
         assert found[name].hint
+    assert found[f"guest {DEFAULT_KERNEL}"].status is Status.NOT_BUILT
     assert found["KVM"].status is Status.NOT_TRIED
     assert not found["KVM"].required
 
