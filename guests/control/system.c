@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/random.h>
 #include <sys/utsname.h>
 #include <unistd.h>
 
@@ -147,12 +148,19 @@ static int op_driver(struct request *request)
 
 static int op_ping(struct request *request)
 {
+	unsigned char bytes[8];
+	char digits[2 * sizeof(bytes) + 1];
 	struct utsname name;
+	size_t i;
 
-	(void)request;
+	if (getrandom(bytes, sizeof(bytes), 0) != sizeof(bytes))
+		return fail(request, errno, "getrandom: %s", strerror(errno));
+	for (i = 0; i < sizeof(bytes); i++)
+		snprintf(digits + 2 * i, 3, "%02x", bytes[i]);
 	uname(&name);
 	json_string("release", name.release);
 	json_bool("module", !access(IMSTEST_PATH, F_OK));
+	json_string("random", digits);
 	return 0;
 }
 
@@ -161,7 +169,7 @@ const struct operation system_operations[] = {
 	{ "cpu", " id state ", "take a CPU off or on: id=N state=online|offline", op_cpu },
 	{ "bind", " slot ", "bind the driver: [slot=PCI name]", op_driver },
 	{ "unbind", " slot ", "unbind the driver: [slot=PCI name]", op_driver },
-	{ "ping", " ", "answer; kernel release, whether the module is there", op_ping },
+	{ "ping", " ", "answer; kernel release, whether the module is there, 8 random bytes", op_ping },
 };
 
 const size_t system_operations_count = ARRAY_SIZE(system_operations);

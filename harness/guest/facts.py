@@ -217,6 +217,8 @@ class Ping:
     """Kernel release."""
     module: bool
     """Whether the module is loaded."""
+    random: str
+    """Random bytes of the kernel's in hex: no two guests ever say the same."""
 
 
 @cache

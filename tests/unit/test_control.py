@@ -369,7 +369,7 @@ def test_an_interrupt_that_is_not_allocated_is_said_so() -> None:
         Control(Answers({"interrupts": []})).interrupt(Store.IMS, 5)
 
 
-PONG = '"release": "6.12", "module": true'
+PONG = '"release": "6.12", "module": true, "random": "00"'
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,342 @@
+"""Guests that continue from one snapshot: each sound, each its own, all there at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.build.provision import Guest, Provisioner
+from harness.errors import GuestPanic, HarnessError
+from harness.guest.interrupts import Interrupts, parse_interrupts
+from harness.guest.ssh import ssh_session
+from harness.host.cache import Cache
+from harness.host.deadline import Deadline, wait_until
+from harness.host.progress import Progress
+from harness.host.workspace import Workspace, make_workspace
+from harness.qemu.command import MachineSpec
+from harness.qemu.snapshot import SavedState
+from harness.scenario import drive_stores
+from harness.spec.ims import CompletionStatus, Store
+from harness.testbed.snapshots import KIND, Snapshots
+from harness.testbed.supplies import DEFAULT_KERNEL, DEFAULT_MACHINE, load_machines
+from harness.testbed.vm import Vm
+
+KERNELS = ("debian-6.1", "debian-6.12", "debian-backports")
+PRIVATE_MIB = 90
+"""How much memory another idle VM may cost."""
+
+# One worker has the snapshots of this module checked, once.
+pytestmark = pytest.mark.xdist_group("snapshots")
+
+
+@dataclass(frozen=True)
+class Lab:
+    """What continues guests for these tests."""
+
+    provisioner: Provisioner
+    snapshots: Snapshots
+    directory: Path
+    kernel: str = DEFAULT_KERNEL
+
+    @property
+    def spec(self) -> MachineSpec:
+        return load_machines()[DEFAULT_MACHINE]
+
+    @property
+    def guest(self) -> Guest:
+        return self.provisioner.guest(self.provisioner.recipes.kernels[self.kernel])
+
+    def workspace(self) -> Workspace:
+        return make_workspace(self.directory, "machine")
+
+    def saved(self) -> SavedState:
+        return self.snapshots.provide(self.guest, self.spec, self.workspace()).saved
+
+    def vm(self) -> contextlib.AbstractContextManager[Vm]:
+        return self.snapshots.restored_vm(self.guest, self.spec, self.workspace())
+
+
+@pytest.fixture(scope="module")
+def snapshots(provisioner: Provisioner) -> Snapshots:
+    return Snapshots(provisioner.cache, provisioner.qemu())
+
+
+@pytest.fixture(params=KERNELS)
+def any_lab(
+    provisioner: Provisioner,
+    snapshots: Snapshots,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+) -> Lab:
+    """Guests of each kernel."""
+    return Lab(provisioner, snapshots, tmp_path, request.param)
+
+
+@pytest.fixture
+def lab(provisioner: Provisioner, snapshots: Snapshots, tmp_path: Path) -> Lab:
+    """Guests of the kernel that is the default."""
+    return Lab(provisioner, snapshots, tmp_path)
+
+
+@pytest.fixture
+def own_lab(provisioner: Provisioner, tmp_path: Path) -> Lab:
+    """Guests in a cache of the test's own, which is empty."""
+    cache = Cache(tmp_path / "cache", Progress(None))
+    return Lab(provisioner, Snapshots(cache, provisioner.qemu()), tmp_path)
+
+
+def interrupts(vm: Vm) -> Interrupts:
+    return parse_interrupts(vm.ssh.run("cat /proc/interrupts").stdout)
+
+
+# Soundness.
+
+
+def test_every_store_works_in_a_guest_that_continues(any_lab: Lab) -> None:
+    with any_lab.vm() as vm, vm.plugged() as plugged:
+        reports = list(drive_stores(plugged))
+        assert len(reports) == 3
+        # The device reads a descriptor that the guest has just written, and answers in its memory.
+        plugged.set_up(Store.IMS, 1)
+        assert plugged.control.fire(Store.IMS).status == CompletionStatus.SUCCESS
+        vm.check_kernel_log()
+
+
+def test_time_goes_on_and_interrupts_arrive_on_every_cpu(any_lab: Lab) -> None:
+    with any_lab.vm() as vm:
+        before = interrupts(vm)
+        vm.ssh.run("taskset 1 sleep 0.2; taskset 2 sleep 0.2")
+        after = interrupts(vm)
+        timer = after.since(before)["LOC"]
+        assert set(timer) == {0, 1}
+        assert all(0 < count < 10_000 for count in timer.values())
+        for wrong in ("ERR", "MIS", "SPU", "MCE", "NMI"):
+            assert wrong not in after.since(before)
+        vm.check_kernel_log()
+
+
+def test_the_clock_is_set_to_now(any_lab: Lab) -> None:
+    saved = any_lab.saved()
+    # In the guest no time has gone by since it was saved: it would be found behind.
+    age = Deadline(10, "the snapshot's age")
+    wait_until(lambda: time.time() - saved.state.stat().st_mtime > 4, age)
+    with any_lab.vm() as vm:
+        earliest = int(time.time())
+        clock = int(vm.ssh.run("date +%s").stdout)
+        assert earliest <= clock <= time.time()
+
+
+# Fresh: no two share a secret.
+
+
+def _first_packet(address: tuple[str, int]) -> bytes:
+    """Return the cookie of the server's key exchange, its first random bytes (RFC 4253, 7.1)."""
+    with socket.create_connection(address, timeout=10) as connection:
+        stream = connection.makefile("rb")
+        assert stream.readline().startswith(b"SSH-2.0-dropbear")
+        connection.sendall(b"SSH-2.0-test\r\n")
+        packet = stream.read(22)
+    assert packet[5] == 20, "SSH_MSG_KEXINIT"
+    return packet[6:]
+
+
+def test_two_guests_of_one_snapshot_share_no_random_bytes(any_lab: Lab) -> None:
+    streams = []
+    for _ in range(2):
+        with any_lab.vm() as vm:
+            # The first that anybody in the guest gets: without a new seed they are the same.
+            streams.append([port.ping().random for port in (vm.host, vm.control)])
+            streams.append([vm.ssh.run("cat /proc/sys/kernel/random/boot_id").stdout])
+    values = [value for stream in streams for value in stream]
+    assert len(set(values)) == len(values) == 6
+
+
+def test_two_guests_of_one_snapshot_share_no_ssh_secret(any_lab: Lab) -> None:
+    with any_lab.vm() as one, any_lab.vm() as other:
+        one.ssh.run("true")
+        other.ssh.run("true")
+        addresses = [vm.machine.ssh_address() for vm in (one, other)]
+        assert len(set(addresses)) == 2
+        assert len({_first_packet(address) for address in addresses}) == 2
+        keys = [vm.ssh.run("hexdump -C /etc/imsh/host_key").stdout for vm in (one, other)]
+        assert len(set(keys)) == 2
+        assert one._identity is not None
+        with (
+            pytest.raises(HarnessError, match="another host key"),
+            ssh_session(addresses[1], one._identity, other.machine.vitals),
+        ):
+            pass
+
+
+def test_a_snapshot_holds_no_key(lab: Lab) -> None:
+    with lab.vm() as vm:
+        assert vm.host.call("ping")["errno"] == 0
+        vm.ssh.run("test -s /etc/imsh/host_key")
+    assert b"ssh-ed25519 AAAA" not in lab.saved().memory.read_bytes()
+
+
+def test_what_a_guest_writes_is_its_own(lab: Lab) -> None:
+    saved = lab.saved()
+    with lab.vm() as one:
+        one.ssh.run("dd if=/dev/urandom of=/tmp/mark bs=1M count=8; sync")
+        with one.plugged() as plugged:
+            plugged.set_up(Store.IMS, 1)
+            plugged.control.fire(Store.IMS)  # by DMA, too
+        with lab.vm() as other:
+            assert other.ssh.run("ls /tmp").stdout == ""
+    saved.check()
+
+
+# Speed and size.
+
+
+def test_an_idle_guest_shares_its_memory_with_the_others(any_lab: Lab) -> None:
+    with any_lab.vm() as vm, vm.plugged():
+        text = Path(f"/proc/{vm.machine.pid}/smaps_rollup").read_text()
+        fields = [line.split() for line in text.splitlines() if line.startswith("Private_")]
+        private = sum(int(field[1]) for field in fields) >> 10
+    assert private <= PRIVATE_MIB
+
+
+# As after a boot.
+
+
+def test_a_panic_is_told_as_after_a_boot(lab: Lab) -> None:
+    workspace = lab.workspace()
+    with (
+        pytest.raises(GuestPanic, match="sysrq triggered crash"),
+        lab.snapshots.restored_vm(lab.guest, lab.spec, workspace) as vm,
+    ):
+        vm.ssh.run("echo c >/proc/sysrq-trigger; sleep 60")
+    console = workspace.path("console.log").read_text()
+    pointer, _, rest = console.partition("\n")
+    assert "Kernel panic" in rest
+    boot_log = Path(pointer.partition("its boot is in ")[2].rstrip(")"))
+    assert "Linux version" in boot_log.read_text()
+
+
+def test_a_request_that_hangs_does_not_keep_the_harness_out(lab: Lab) -> None:
+    with lab.vm() as vm:
+        vm.machine.ports["imsh.test"].sendall(b"function wait=600000\n")
+        assert "Linux version" in vm.kernel_log()
+
+
+# Snapshots that are no good.
+
+
+def _flip(path: Path, offset: int) -> None:
+    path.chmod(0o644)
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 0xFF
+    path.write_bytes(data)
+
+
+def test_a_bad_snapshot_is_replaced_with_one_line_of_log(
+    own_lab: Lab, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved = own_lab.saved()
+    began = saved.state.stat().st_mtime_ns
+
+    # Damaged on disk: found when it is read.
+    _flip(saved.state, saved.state.stat().st_size // 2)
+    again = Snapshots(own_lab.snapshots._cache, own_lab.provisioner.qemu())
+    with caplog.at_level(logging.WARNING):
+        assert again.provide(own_lab.guest, own_lab.spec, own_lab.workspace()).saved == saved
+    assert len(caplog.records) == 1
+    assert "it is made again" in caplog.text
+    assert saved.state.stat().st_mtime_ns > began
+    saved.check()
+
+    # As another QEMU would have written it: found by QEMU.
+    caplog.clear()
+    state = saved.state.read_bytes()
+    saved.state.chmod(0o644)
+    saved.state.write_bytes(state[: len(state) // 2] + bytes(len(state) // 2))
+    manifest = json.loads((saved.directory / "manifest.json").read_text())
+    manifest["state"] = saved._describe()["state"]
+    (saved.directory / "manifest.json").write_text(json.dumps(manifest))
+    with (
+        caplog.at_level(logging.WARNING),
+        again.restored_vm(own_lab.guest, own_lab.spec, own_lab.workspace()) as vm,
+    ):
+        assert vm.control.ping().module
+    assert len([r for r in caplog.records if r.levelno >= logging.WARNING]) == 1
+    assert [path.name for path in (own_lab.directory / "cache" / KIND).iterdir()] == [
+        saved.directory.name
+    ]
+
+
+MAKER = """
+import sys
+from pathlib import Path
+from harness.host.cache import Cache
+from harness.host.progress import Progress
+from harness.host.workspace import Workspace
+from harness.testbed.snapshots import Snapshots
+from harness.testbed.supplies import load_machines, make_provisioner
+
+kernel, machine, cache, workspace = sys.argv[1:]
+provisioner = make_provisioner()
+guest = provisioner.guest(provisioner.recipes.kernels[kernel])
+snapshots = Snapshots(Cache(Path(cache), Progress(None)), provisioner.qemu())
+snapshots.provide(guest, load_machines()[machine], Workspace(Path(workspace)))
+"""
+
+
+@contextlib.contextmanager
+def _maker(lab: Lab, workspace: Workspace) -> Iterator[subprocess.Popen[bytes]]:
+    """Hold another run that makes the snapshot."""
+    words = [lab.kernel, lab.spec.name, str(lab.directory / "cache"), str(workspace.directory)]
+    with subprocess.Popen([sys.executable, "-c", MAKER, *words]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+@pytest.mark.parametrize("moment", ["while it boots", "while it is saved"])
+def test_a_run_that_is_killed_leaves_nothing_that_poisons_the_next(
+    own_lab: Lab, moment: str
+) -> None:
+    workspace = own_lab.workspace()
+    entries = own_lab.directory / "cache" / KIND
+    watched = {
+        "while it boots": lambda: (
+            "Linux version" in _text(workspace.directory / "boot/console.log")
+        ),
+        "while it is saved": lambda: any(entries.glob("*.partial/state")),
+    }[moment]
+    with _maker(own_lab, workspace) as process:
+        wait_until(watched, Deadline(60, moment), interval=0.0005)
+        process.send_signal(signal.SIGKILL)
+        process.wait(10)
+    assert all(path.name.endswith(".partial") for path in entries.iterdir())
+    with own_lab.vm() as vm:
+        assert vm.control.ping().module
+    assert len(list(entries.iterdir())) == 1
+
+
+def test_two_runs_that_want_the_same_snapshot_boot_it_once(own_lab: Lab) -> None:
+    workspace = own_lab.workspace()
+    with _maker(own_lab, workspace) as process:
+        began = Deadline(60, "the other run's boot")
+        wait_until(lambda: (workspace.directory / "boot").exists(), began)
+        mine = own_lab.workspace()
+        own_lab.snapshots.provide(own_lab.guest, own_lab.spec, mine).saved.check()
+        assert process.wait(30) == 0
+    assert not (mine.directory / "boot").exists()
+
+
+def _text(path: Path) -> str:
+    return path.read_text(errors="replace") if path.exists() else ""
