@@ -26,8 +26,9 @@ from harness.build.qemu import QemuBinary
 from harness.build.requirements import provisioning_requirements
 from harness.errors import HarnessError, MissingRequirement
 from harness.guest.kernel_log import alarm
-from harness.host.deadline import SLOWDOWN_VARIABLE, Deadline, timeout_factor, wait_until
+from harness.host.deadline import SLOWDOWN_VARIABLE, Deadline, wait_until
 from harness.host.process import find_tool, run, running
+from harness.host.slowdown import measure_slowdown
 from harness.host.workspace import Workspace
 from harness.qemu.machine import BOOT_SECONDS, Boot, running_machine
 from harness.qemu.memory import guest_memory, memory_file
@@ -40,8 +41,8 @@ KVM: Final = Path("/dev/kvm")
 KVM_SECONDS: Final = 15.0
 """How long KVM may take to boot a guest: a working one needs two or three seconds."""
 
-USUAL_SECONDS: Final = 20.0
-"""A machine on which an emulated guest takes longer to boot needs longer time-outs, too."""
+SLOW: Final = 2.0
+"""How many times slower than the reference a machine is that needs longer time-outs."""
 
 _CHILD: Final = """\
 import mmap, sys, time
@@ -114,6 +115,7 @@ def examine() -> Iterator[Diagnosis]:
     yield attempt("Python", try_python)
     yield attempt("setpriv", try_setpriv)
     yield attempt("child's memory", try_child_memory)
+    yield attempt("speed", try_speed, required=False)
     provisioner: Provisioner | None = None
 
     def try_cache() -> str:
@@ -173,6 +175,16 @@ def try_child_memory() -> str:
     return "readable through /proc/<pid>/mem"
 
 
+def try_speed() -> Answer:
+    """Time a piece of work. No machine is too slow, but a slow one needs longer time-outs."""
+    factor = measure_slowdown()
+    hint = None
+    if factor > SLOW:
+        hint = f"slow or busy: {SLOWDOWN_VARIABLE}={math.ceil(factor)} stretches every time-out"
+    cpus = len(os.sched_getaffinity(0))
+    return Answer(f"{factor:.1f} times as long as the reference machine, on {cpus} CPUs", hint)
+
+
 # What is provided, and what it runs.
 
 
@@ -227,18 +239,14 @@ class Supplies:
         return Answer(f"Linux {guest.kernel.release}")
 
     def try_emulation(self) -> Answer:
-        """Boot a guest by software emulation, and judge the machine's speed by it.
+        """Boot a guest by software emulation.
 
         :raises HarnessError: it does not boot.
         """
         if self._qemu is None or self._guest is None:
             return _NOTHING_TO_BOOT
         seconds = self._boot(self._qemu, self._guest, "tcg", BOOT_SECONDS)
-        hint = None
-        if seconds > USUAL_SECONDS * timeout_factor():
-            factor = math.ceil(seconds / USUAL_SECONDS)
-            hint = f"this machine is slow or busy: set {SLOWDOWN_VARIABLE}={factor}"
-        return Answer(f"a guest is ready after {seconds:.1f} s", hint)
+        return Answer(f"a guest is ready after {seconds:.1f} s")
 
     def try_kvm(self, device: Path = KVM) -> Answer:
         """Boot a guest by KVM: there are hosts whose /dev/kvm cannot run ordinary kernels.

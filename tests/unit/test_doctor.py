@@ -105,6 +105,16 @@ def test_a_child_whose_memory_reads_as_something_else_is_noticed(
         doctor.try_child_memory()
 
 
+@pytest.mark.parametrize(("slow", "hinted"), [(1e9, False), (0.0, True)])
+def test_a_slow_machine_is_told_how_to_stretch_time_outs(
+    monkeypatch: pytest.MonkeyPatch, slow: float, hinted: bool
+) -> None:
+    monkeypatch.setattr(doctor, "SLOW", slow)
+    answer = doctor.try_speed()
+    assert answer.status is Status.FOUND
+    assert (answer.hint is not None) is hinted
+
+
 # What is built
 
 
@@ -194,7 +204,7 @@ def broken_cache(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("broken_cache")
 def test_a_cache_that_cannot_be_is_an_answer_after_the_others() -> None:
     found = list(examine())
-    assert [item.is_fatal for item in found] == [False, False, False, True]
+    assert [item.is_fatal for item in found] == [False] * 4 + [True]
     assert "not/absolute" in found[-1].detail
 
 
@@ -233,7 +243,7 @@ def test_the_command_prints_a_list_for_scripts_and_ends_with_three(
     items = json.loads(capsys.readouterr().out)
     names = {field.name for field in dataclasses.fields(Diagnosis)}
     assert all(set(item) == names for item in items)
-    assert [item["status"] for item in items] == ["found"] * 3 + ["missing"]
+    assert [item["status"] for item in items] == ["found"] * 4 + ["missing"]
 
 
 def test_the_command_prints_the_hint_below_what_is_missing(
