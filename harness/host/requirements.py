@@ -24,9 +24,11 @@ class Requirement:
 
 
 def attempt(name: str, trial: Callable[[], str]) -> Requirement:
-    """Return whether ``trial`` works: it returns the detail, or raises a HarnessError."""
+    """Return whether ``trial`` works: it returns the detail, or raises an error that says why not."""
     try:
         return Requirement(name, True, trial())
+    except OSError as error:
+        return Requirement(name, False, str(error))
     except HarnessError as error:
         lines = [error.message, *(error.evidence or "").splitlines()[-1:]]
         return Requirement(name, False, ": ".join(lines), error.hint)
