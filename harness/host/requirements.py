@@ -24,7 +24,7 @@ class Requirement:
 
 
 def attempt(name: str, trial: Callable[[], str]) -> Requirement:
-    """Return whether ``trial`` works: it returns the detail, or raises an error that says why not."""
+    """Return whether ``trial`` works: it returns the detail, or raises an error saying why not."""
     try:
         return Requirement(name, True, trial())
     except OSError as error:
