@@ -96,7 +96,9 @@ def test_a_work_descriptor_raises_the_interrupt_it_names(ims_device: PluggedFunc
         before = runs(ims_device, store, index)
         completion = guest.fire(store, index)
         assert completion.status == CompletionStatus.SUCCESS
-        fence(ims_device, Store.MSIX, 0)
+        (event,) = [e for e in model.ledger.events() if e.sequence == completion.sequence]
+        assert (event.store, event.index) == (store, index)
+        model.ledger.wait_answered(event, Deadline(5, "the interrupt of a descriptor"))
         assert runs(ims_device, store, index) == before + 1
         assert guest.interrupt(store, index).last_sequence == completion.sequence
     assert guest.fire(Store.IMS, 5000).status == CompletionStatus.BAD_HANDLE

@@ -88,7 +88,8 @@ def test_the_handlers_before_come_back() -> None:
 
 def test_a_directory_is_held_against_other_runs(tmp_path: Path) -> None:
     with (
-        directory_lock(tmp_path / "results"), pytest.raises(ConfigError, match="another run uses"),
+        directory_lock(tmp_path / "results"),
+        pytest.raises(ConfigError, match="another run uses"),
         directory_lock(tmp_path / "results"),
     ):
         raise AssertionError("held twice")
