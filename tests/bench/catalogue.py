@@ -7,8 +7,16 @@ from typing import Final
 from harness.spec.ims import Store
 from tests.bench.bench import Bench
 from tests.bench.boot import boot_to_ssh_ratio, boot_to_ssh_s, raw_boot_s
+from tests.bench.fresh import (
+    fresh_vm_s,
+    fresh_vm_speedup,
+    fresh_vm_ssh_s,
+    fresh_vms_per_min,
+    private_mb_per_vm,
+)
 from tests.bench.interrupts import irqs_per_second
 from tests.bench.metrics import Goal, Metric, Summary
+from tests.bench.suite import suite_s
 from tests.bench.vfio_user_bench import posted_writes_per_second, read_round_trips
 
 VFIO_USER_ROUNDS: Final = 5
@@ -73,5 +81,46 @@ METRICS: Final = (
         )
         for in_flight, suffix, how in ((1, "", "one in flight"), (4, "_4", "one on each of 4"))
         for store, other in ((Store.IMS, Store.MSIX), (Store.MSIX, Store.IMS))
+    ),
+    Metric(
+        name="fresh_vm_s",
+        unit="s",
+        measure=fresh_vm_s,
+        against="from nothing to a plugged device whose driver answers",
+        goal=Goal(0.5),
+    ),
+    Metric(
+        name="fresh_vm_ssh_s",
+        unit="s",
+        measure=fresh_vm_ssh_s,
+        against="from nothing to an open SSH session",
+        goal=Goal(0.9),
+    ),
+    Metric(
+        name="fresh_vm_speedup",
+        unit="x",
+        measure=fresh_vm_speedup,
+        against="a cold boot to the same answer, in turn",
+        goal=Goal(12, at_least=True),
+    ),
+    Metric(
+        name="fresh_vms_per_min",
+        unit="1/min",
+        measure=fresh_vms_per_min,
+        against="one worker on each CPU, device plugged, VM ended",
+    ),
+    Metric(
+        name="private_mb_per_vm",
+        unit="MB",
+        measure=private_mb_per_vm,
+        against="idle VMs of one snapshot, side by side",
+        goal=Goal(90),
+    ),
+    Metric(
+        name="suite_s",
+        unit="s",
+        measure=suite_s,
+        against="every test on every kernel, one worker on each CPU",
+        goal=Goal(300),
     ),
 )
