@@ -49,7 +49,7 @@ BOOT_SECONDS: Final = 60.0
 QUIT_SECONDS: Final = 3.0
 
 READY_LINE: Final = "imsh-init: ready"
-"""What images/rootfs/init prints, with the nonce behind it."""
+"""What images/rootfs/init puts into the kernel's log, with the nonce behind it."""
 
 TEST_PORT: Final = "imsh.test"
 """Virtio-serial port at which the control tool answers tests."""
