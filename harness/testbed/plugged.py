@@ -139,18 +139,18 @@ class PluggedFunction:
         """Move one interrupt to a CPU, and see to it that the move is in force.
 
         While the vector that an earlier move left is not cleaned up yet, Linux puts a further one
-        off to the next interrupt (kernel/irq/manage.c, irq_try_set_affinity(), EBUSY). Then one is
-        raised to carry it out.
+        off to the next interrupt (kernel/irq/manage.c, irq_try_set_affinity(), EBUSY). Then
+        interrupts are raised until one has carried it out.
 
-        :raises CheckFailed: the move is not in force even so.
+        :raises CheckFailed: the move does not come into force.
         """
         (moved,) = self.control.move(store, cpu, index)
-        if moved.cpu != cpu:
-            deadline = Deadline(ANSWER_SECONDS, f"the interrupt that moves {store.name} {index}")
+        deadline = Deadline(ANSWER_SECONDS, f"the move of {store.name} {index} to CPU {cpu}")
+        while moved.cpu != cpu:
+            if deadline.expired:
+                raise CheckFailed(f"{deadline.what} is not in force: it is on CPU {moved.cpu}")
             self.model.raise_and_wait(store, index, deadline)
             moved = self.control.interrupt(store, index)
-        if moved.cpu != cpu:
-            raise CheckFailed(f"{store.name} {index} was moved to CPU {cpu} and is on {moved.cpu}")
 
     # Stores.
 
