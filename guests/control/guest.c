@@ -28,6 +28,7 @@
 #define HOST_KEY	"/etc/imsh/host_key"
 #define CLIENT_KEY	"/root/.ssh/authorized_keys"
 #define SSH_LOG		"/run/dropbear.log"
+#define READ_SIZE	16384
 
 /* syslog(2) */
 #define SYSLOG_READ_ALL		3
@@ -179,6 +180,44 @@ static int op_log(struct request *request)
 	return error;
 }
 
+static int op_read(struct request *request)
+{
+	const char *path = find(request, "path");
+	char *text = NULL;
+	size_t used = 0;
+	ssize_t got = 0;
+	int fd;
+
+	if (!path)
+		return needed(request, "path");
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return fail(request, errno, "%s: %s", path, strerror(errno));
+	/* What /proc and /sys make as it is read has no size of its own. */
+	do {
+		char *larger = realloc(text, used + READ_SIZE + 1);
+
+		if (!larger) {
+			errno = ENOMEM;
+			got = -1;
+			break;
+		}
+		text = larger;
+		got = read(fd, text + used, READ_SIZE);
+		if (got > 0)
+			used += got;
+	} while (got > 0);
+	if (got < 0) {
+		got = fail(request, errno, "%s: %s", path, strerror(errno));
+	} else {
+		text[used] = '\0';
+		json_string("text", text);
+	}
+	free(text);
+	close(fd);
+	return got;
+}
+
 const struct operation guest_operations[] = {
 	{ "fresh", " time nanoseconds seed ",
 	  "after a restore: set the clock (seconds since 1970), seed random numbers (64 hex digits)",
@@ -187,6 +226,7 @@ const struct operation guest_operations[] = {
 	  "start the SSH server: host_key in its own form in hex, client_key in base64", op_ssh },
 	{ "log", " clear ", "the kernel's log; clear=1: what was logged so far is not shown again",
 	  op_log },
+	{ "read", " path ", "a text file: path=", op_read },
 };
 
 const size_t guest_operations_count = ARRAY_SIZE(guest_operations);

@@ -241,11 +241,15 @@ class Control:
 
     def start_ssh(self, host_key: str, client_key: str) -> None:
         """Start the SSH server; when this returns, it listens. The keys are words of imsctl."""
-        self.call("ssh", seconds=LONG_SECONDS, host_key=host_key, client_key=client_key)
+        self.call("ssh", host_key=host_key, client_key=client_key)
 
-    def kernel_log(self, *, clear: bool = False) -> str:
+    def kernel_log(self, *, clear: bool = False, seconds: float | None = None) -> str:
         """Return what the kernel has logged; with ``clear``, it is not returned again."""
-        return str(self.call("log", clear=int(clear) or None)["text"])
+        return str(self.call("log", seconds=seconds, clear=int(clear) or None)["text"])
+
+    def read_file(self, path: str, *, seconds: float | None = None) -> str:
+        """Return a text file of the guest's, of ``/proc`` or ``/sys`` above all."""
+        return str(self.call("read", seconds=seconds, path=path)["text"])
 
     def _range(
         self, operation: str, store: Store, index: int, count: int, **words: object

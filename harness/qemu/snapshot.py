@@ -51,6 +51,14 @@ class SavedState:
         """QEMU's own state."""
         return self.directory / "state"
 
+    @property
+    def made(self) -> float:
+        """When it was completed, in seconds since 1970; 0.0 when it is not complete."""
+        try:
+            return self._manifest.stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def complete(self, memory_fd: int) -> None:
         """Write memory and the manifest, beside a state that is there.
 

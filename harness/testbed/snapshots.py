@@ -42,7 +42,14 @@ KIND: Final = "snapshot"
 BOOT_LOG: Final = "console.log"
 """In the entry: the console of the boot, up to where it was saved."""
 
-_UNUSABLE: Final = (SnapshotUnusable, LaunchError, GuestLost, ProtocolError, DeadlineExpired)
+_UNUSABLE: Final = (
+    SnapshotUnusable,
+    LaunchError,
+    GuestLost,
+    ProtocolError,
+    DeadlineExpired,
+    FileNotFoundError,
+)
 """What the continuation of a snapshot that is no good ends with, until the guest has answered."""
 
 # What a saved machine is made by: a change here makes it anew.
@@ -96,10 +103,11 @@ class Snapshots:
         saved = SavedState(self._cache.directory / KIND / f"{name}-{key}")
         snapshot = Snapshot(guest, spec, kernel_arguments, key, saved)
         self._make(snapshot, workspace)
+        tried = time.time()
         try:
             saved.check()
         except SnapshotUnusable as error:
-            self._make_again(snapshot, workspace, error)
+            self._make_again(snapshot, workspace, error, tried)
         self._checked[name, key] = snapshot
         return snapshot
 
@@ -120,11 +128,12 @@ class Snapshots:
         :raises HarnessError: as :meth:`provide`, or the snapshot was refused twice.
         """
         snapshot = self.provide(guest, spec, workspace, kernel_arguments=kernel_arguments)
+        tried = time.time()
         with contextlib.ExitStack() as stack:
             try:
                 vm = stack.enter_context(self._continued(snapshot, workspace))
             except _UNUSABLE as error:
-                self._make_again(snapshot, workspace, error)
+                self._make_again(snapshot, workspace, error, tried)
                 vm = stack.enter_context(self._continued(snapshot, workspace))
             yield vm
 
@@ -171,12 +180,16 @@ class Snapshots:
             vm.machine.save(entry)
         shutil.copy(workspace.path("console.log"), entry / BOOT_LOG)
 
-    def _make_again(self, snapshot: Snapshot, workspace: Workspace, error: HarnessError) -> None:
-        """Replace a snapshot that is no good, unless another run has done so meanwhile."""
-        log.warning("snapshot %s: %s; it is made again", snapshot.name, error.message)
+    def _make_again(
+        self, snapshot: Snapshot, workspace: Workspace, error: Exception, tried: float
+    ) -> None:
+        """Replace a snapshot that was no good, unless another run has done so since ``tried``."""
+        reason = str(error).partition("\n")[0]
+        log.warning("snapshot %s is made again: %s", snapshot.name, reason)
         what = f"snapshot {snapshot.name}"
         with self._cache.lock(f"{KIND}-{snapshot.saved.directory.name}.repair", what):
-            self._cache.forget(KIND, snapshot.name, snapshot.key)
+            if snapshot.saved.made <= tried:
+                self._cache.forget(KIND, snapshot.name, snapshot.key)
             self._make(snapshot, workspace)
 
     def _key(self, guest: Guest, spec: MachineSpec, kernel_arguments: tuple[str, ...]) -> str:

@@ -20,14 +20,17 @@ from harness.guest.ssh import SshSession, ssh_session
 from harness.host.deadline import Deadline
 from harness.host.workspace import Workspace, nameless_listener
 from harness.qemu.command import MachineSpec, vfio_user_device
-from harness.qemu.machine import HOST_PORT, TEST_PORT, Boot, Machine, running_machine
+from harness.qemu.machine import HOST_PORT, TEST_PORT, Boot, Machine, State, running_machine
 from harness.testbed.hypervisor import Hypervisor
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.source_gate import SourceGate
 from harness.vfio_user.server import device_server
 
 ANSWER_SECONDS: Final = 20.0
-"""Bound of the first answer of a guest that is ready."""
+"""Bound of the SSH server's answer."""
+
+DUMP_SECONDS: Final = 5.0
+"""Bound of a guest's answer when something has gone wrong already."""
 
 
 class Vm:
@@ -169,13 +172,17 @@ class Vm:
     def dump(self) -> None:
         """Write what may explain a failure into the workspace; never raises a HarnessError."""
         with contextlib.suppress(HarnessError):
-            self.workspace.write("guest-dmesg.txt", self.kernel_log())
-        with contextlib.suppress(HarnessError):
             entries = self.hypervisor.table().present_entries()
             lines = (f"{index:5} {entry}\n" for index, entry in sorted(entries.items()))
             self.workspace.write("irtes.txt", "".join(lines))
+        if self.machine.state is not State.READY:
+            return
+        # A guest that does not answer is not asked again.
         with contextlib.suppress(HarnessError):
-            self.workspace.write("proc-interrupts.txt", self.ssh.run("cat /proc/interrupts").stdout)
+            text = self.host.kernel_log(seconds=DUMP_SECONDS)
+            self.workspace.write("guest-dmesg.txt", text)
+            text = self.host.read_file("/proc/interrupts", seconds=DUMP_SECONDS)
+            self.workspace.write("proc-interrupts.txt", text)
 
 
 @contextlib.contextmanager

@@ -113,7 +113,7 @@ def test_help_teaches_every_operation(imsctl: Path) -> None:
     assert set(reply["operations"]) == {
         "alloc", "request", "release", "free", "mask", "unmask", "move", "cycle", "fire", "list",
         "stored", "function", "irqs", "hold", "drop", "reset", "cpus", "cpu", "bind", "unbind",
-        "ping", "fresh", "ssh", "log",
+        "ping", "fresh", "ssh", "log", "read",
     }  # fmt: skip
     assert run(imsctl)[1]["operations"] == reply["operations"]
 
@@ -248,6 +248,22 @@ def test_a_wrong_word_changes_nothing_of_the_guest(
     status, reply = run(imsctl, *words)
     assert (status, reply["errno"]) == (1, "EINVAL")
     assert named in reply["error"]
+
+
+def test_a_text_file_is_read_whole(imsctl: Path, tmp_path: Path) -> None:
+    text = "".join(f'line {number}\t"quoted"\n' for number in range(5000))
+    path = tmp_path / "file"
+    path.write_text(text)
+    status, reply = run(imsctl, "read", f"path={path}")
+    assert (status, reply["text"]) == (0, text)
+    assert run(imsctl, "read", "path=/proc/self/status")[1]["text"].startswith("Name:\timsctl\n")
+
+
+@pytest.mark.parametrize(("path", "name"), [("/nowhere", "ENOENT"), ("/proc", "EISDIR")])
+def test_a_file_that_cannot_be_read_is_an_error(imsctl: Path, path: str, name: str) -> None:
+    status, reply = run(imsctl, "read", f"path={path}")
+    assert (status, reply["errno"]) == (1, name)
+    assert path in reply["error"]
 
 
 # The client.
