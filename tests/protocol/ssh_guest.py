@@ -100,7 +100,8 @@ class Guest(paramiko.ServerInterface):
                 channel.shutdown_write()
                 if (status := process.wait()) >= 0:  # a signal is not told
                     channel.send_exit_status(status)
-            channel.close()
+            with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
+                channel.close()
             output.join()
 
     def _feed(self, process: subprocess.Popen[bytes], channel: paramiko.Channel) -> None:
