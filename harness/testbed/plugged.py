@@ -135,22 +135,28 @@ class PluggedFunction:
         self.control.alloc(store, count, index=index)
         self.control.request(store, index=index, count=count)
 
-    def move(self, store: Store, cpu: int, index: int = 0) -> None:
+    def move(self, store: Store, cpu: int, index: int = 0) -> int:
         """Move one interrupt to a CPU, and see to it that the move is in force.
+
+        Return how many interrupts that took: 0 when it was in force at once.
 
         While the vector that an earlier move left is not cleaned up yet, Linux puts a further one
         off to the next interrupt (kernel/irq/manage.c, irq_try_set_affinity(), EBUSY). Then
-        interrupts are raised until one has carried it out.
+        interrupts are raised until one has carried it out. That one masks and unmasks the store
+        entry around the move (kernel/irq/migration.c, __irq_move_irq()).
 
         :raises CheckFailed: the move does not come into force.
         """
         (moved,) = self.control.move(store, cpu, index)
         deadline = Deadline(ANSWER_SECONDS, f"the move of {store.name} {index} to CPU {cpu}")
+        taken = 0
         while moved.cpu != cpu:
             if deadline.expired:
                 raise CheckFailed(f"{deadline.what} is not in force: it is on CPU {moved.cpu}")
             self.model.raise_and_wait(store, index, deadline)
             moved = self.control.interrupt(store, index)
+            taken += 1
+        return taken
 
     # Stores.
 

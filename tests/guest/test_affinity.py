@@ -22,14 +22,21 @@ def test_a_move_rewrites_the_irte_only_and_the_next_interrupt_lands_on_the_new_c
     stored = [ims_device.message(store, index) for index in range(4)]
     untouched = [ims_device.irte(stored[index]) for index in (0, 1, 3)]
 
-    for cpu in (1, 0, 1):
+    # A move that Linux puts off masks the entry while it is carried out: not what is asked here.
+    at_once = 0
+    for cpu in [1, 0] * 15:
         with ims_device.trapped() as traps:
-            ims_device.move(store, cpu, index=2)
-        assert traps[store] == 0
+            taken = ims_device.move(store, cpu, index=2)
+        if taken == 0:
+            assert traps[store] == 0
+            at_once += 1
         entry = ims_device.irte(stored[2])
         event = model.raise_and_wait(store, 2, Deadline(5, "an interrupt after its move"))
         assert event.cpu == cpu
         assert entry == ims_device.irte(stored[2])
+        if at_once == 3:
+            break
+    assert at_once == 3
 
     assert [ims_device.message(store, index) for index in range(4)] == stored
     assert [ims_device.irte(stored[index]) for index in (0, 1, 3)] == untouched
