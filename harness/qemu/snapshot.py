@@ -118,6 +118,8 @@ def load_state(qmp: QmpSession, saved: SavedState) -> None:
     """
     deadline = Deadline(LOAD_SECONDS, "QEMU to load its state")
     try:
+        # Nobody has to learn that the guest is at another place of the network now.
+        qmp.execute("migrate-set-parameters", {"announce-rounds": 0})
         _migrate(qmp, "migrate-incoming", saved.state, deadline, **{"exit-on-error": False})
     except HarnessError as error:
         raise SnapshotUnusable(

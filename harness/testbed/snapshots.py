@@ -27,6 +27,7 @@ from harness.errors import (
 )
 from harness.guest.kernel_log import alarm
 from harness.host.cache import Cache, digest, digest_of_files
+from harness.host.deadline import Deadline, wait_until
 from harness.host.workspace import Workspace
 from harness.qemu import command as qemu_command
 from harness.qemu import machine as qemu_machine
@@ -41,6 +42,11 @@ log = logging.getLogger(__name__)
 KIND: Final = "snapshot"
 BOOT_LOG: Final = "console.log"
 """In the entry: the console of the boot, up to where it was saved."""
+
+IDLE_SPAN: Final = 0.3
+IDLE_SHARE: Final = 0.9
+IDLE_SECONDS: Final = 5.0
+"""A guest is saved when its CPUs were idle for this share of a span (seconds), or then anyway."""
 
 _UNUSABLE: Final = (
     SnapshotUnusable,
@@ -175,8 +181,10 @@ class Snapshots:
             workspace,
             kernel_arguments=snapshot.kernel_arguments,
         ) as vm:
-            # Both have answered: nothing is on its way through the ports when it is saved.
+            # Both ports have answered: nothing is on its way through them when it is saved.
             vm.host.ping()
+            with contextlib.suppress(DeadlineExpired):
+                _wait_idle(vm)
             vm.machine.save(entry)
         shutil.copy(workspace.path("console.log"), entry / BOOT_LOG)
 
@@ -197,3 +205,31 @@ class Snapshots:
         booted = (guest.kernel.root.parent.name, guest.image.initramfs.parent.name)
         makers = digest_of_files(Path(str(module.__file__)) for module in _MAKERS)
         return digest(booted, spec, kernel_arguments, self._qemu.version, self._qemu.origin, makers)
+
+
+def _wait_idle(vm: Vm) -> None:
+    """Wait until the guest's CPUs have nothing to do.
+
+    What it had still to do when it was saved, every guest that continues would do again.
+
+    :raises DeadlineExpired: it was busy all the time.
+    """
+    deadline = Deadline(IDLE_SECONDS, "the guest to come to rest")
+    begin, idle = _uptime(vm)
+
+    def rested() -> bool:
+        nonlocal begin, idle
+        now, idle_now = _uptime(vm)
+        if now < begin + IDLE_SPAN:
+            return False
+        share = (idle_now - idle) / (now - begin) / vm.spec.cpus
+        begin, idle = now, idle_now
+        return share >= IDLE_SHARE
+
+    wait_until(rested, deadline)
+
+
+def _uptime(vm: Vm) -> tuple[float, float]:
+    """Return how long the guest has been up, and how long its CPUs were idle, all together."""
+    up, idle = vm.host.read_file("/proc/uptime").split()
+    return float(up), float(idle)
