@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import secrets
 import shutil
 import time
@@ -42,6 +43,9 @@ log = logging.getLogger(__name__)
 KIND: Final = "snapshot"
 BOOT_LOG: Final = "console.log"
 """In the entry: the console of the boot, up to where it was saved."""
+
+KEPT: Final = 8
+"""Snapshots of one name that stay: each change of the sources makes another, of some 100 MB."""
 
 IDLE_SPAN: Final = 0.3
 IDLE_SHARE: Final = 0.9
@@ -170,6 +174,8 @@ class Snapshots:
             except HarnessError as error:
                 record.write_text(str(error))
                 raise
+            # Room for one more: the new one is not counted until it is complete.
+            forget_old(self._cache, snapshot.name, keep=KEPT - 1)
 
         self._cache.provide(KIND, snapshot.name, snapshot.key, make)
 
@@ -205,6 +211,21 @@ class Snapshots:
         booted = (guest.kernel.root.parent.name, guest.image.initramfs.parent.name)
         makers = digest_of_files([Path(__file__), *(Path(str(m.__file__)) for m in _MAKERS)])
         return digest(booted, spec, kernel_arguments, self._qemu.version, self._qemu.origin, makers)
+
+
+def forget_old(cache: Cache, name: str, *, keep: int) -> None:
+    """Remove the snapshots of a name from the cache, but for those that were used last.
+
+    Machines that continue from one of them now keep its memory until they end.
+    """
+    used: dict[str, float] = {}
+    for path in (cache.directory / KIND).glob(f"{name}-*"):
+        # "-xapic-..." is another machine; and one that is listed may be gone by now.
+        if re.fullmatch("[0-9a-f]{16}", key := path.name.removeprefix(f"{name}-")):
+            with contextlib.suppress(FileNotFoundError):
+                used[key] = path.stat().st_mtime
+    for key in sorted(used, key=lambda key: used[key], reverse=True)[keep:]:
+        cache.forget(KIND, name, key)
 
 
 def _wait_idle(vm: Vm) -> None:
