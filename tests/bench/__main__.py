@@ -28,8 +28,8 @@ MACHINES: Final = Path("build/bench")
 
 EPILOG = """\
 examples:
-  python -m tests.bench                                  everything; some two minutes
-  python -m tests.bench --only vfio_user_read_us         one metric
+  python -m tests.bench                             everything, the test suite too: ten minutes
+  python -m tests.bench --only vfio_user_read_us    one metric
   python -m tests.bench --only boot_to_ssh_ratio --rounds 15 --kernel debian-6.1
 
 Numbers of different runs say little about each other; those of one run do. Consoles and

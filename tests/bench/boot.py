@@ -11,7 +11,7 @@ from tests.bench.bench import Bench
 from tests.bench.metrics import Summary
 from tests.bench.raw_boot import raw_boot, write_initramfs
 
-ROUNDS: Final = 5
+ROUNDS: Final = 7
 
 
 @dataclass(frozen=True, slots=True)
