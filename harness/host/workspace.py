@@ -66,7 +66,8 @@ def directory_lock(directory: Path) -> Iterator[None]:
             fcntl.flock(lock.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ConfigError(
-                f"another run uses the directory {directory}", hint="name another with --results"
+                f"another run uses the directory {directory}",
+                hint="wait for its end, or name another directory",
             ) from None
         yield
 

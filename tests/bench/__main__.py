@@ -24,7 +24,6 @@ from tests.bench.catalogue import METRICS
 from tests.bench.metrics import Metric, Summary, table, write_json
 
 JSON: Final = Path("build/bench.json")
-MACHINES: Final = Path("build/bench")
 
 EPILOG = """\
 examples:
@@ -33,7 +32,8 @@ examples:
   python -m tests.bench --only boot_to_ssh_ratio --rounds 15 --kernel debian-6.1
 
 Numbers of different runs say little about each other; those of one run do. Consoles and
-transcripts of the last run's machines are in build/bench/. See docs/benchmarks.md.
+transcripts of the last run's machines are beside the file, in bench.machines/. See
+docs/benchmarks.md.
 """
 
 
@@ -84,13 +84,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = make_parser().parse_args(argv)
     wanted = [metric for metric in METRICS if not args.only or metric.name in args.only]
+    machines = args.json.with_name(f"{args.json.stem}.machines")
     try:
-        with signals_as_interrupt(), directory_lock(MACHINES):
-            _empty(MACHINES)
+        with signals_as_interrupt(), directory_lock(machines):
+            _empty(machines)
             bench = Bench(
                 make_provisioner(),
                 kernel=args.kernel,
-                directory=MACHINES,
+                directory=machines,
                 progress=Progress(sys.stderr),
                 rounds=args.rounds,
             )

@@ -15,6 +15,7 @@ from harness.errors import HarnessError, LaunchError
 from harness.host.deadline import Deadline, wait_until
 from harness.host.process import running
 from harness.host.progress import Progress
+from harness.host.workspace import directory_lock
 from harness.qemu.command import MachineSpec
 from tests.bench.__main__ import main, measure
 from tests.bench.bench import Bench
@@ -235,3 +236,13 @@ def test_a_raw_boot_whose_qemu_ends_carries_what_it_said(tmp_path: Path) -> None
     with pytest.raises(LaunchError, match="QEMU ended in a raw boot") as raised:
         raw_boot(qemu, spec, kernel=tmp_path, initramfs=tmp_path)
     assert raised.value.evidence == "no such machine"
+
+
+def test_a_second_run_that_would_write_the_same_file_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with directory_lock(tmp_path / "bench.machines"):
+        status = main(["--json", str(tmp_path / "bench.json"), "--only", "vfio_user_read_us"])
+    assert status == 2
+    assert "another run uses the directory" in capsys.readouterr().err
+    assert not (tmp_path / "bench.json").exists()
