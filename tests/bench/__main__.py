@@ -96,13 +96,15 @@ def main(argv: Sequence[str] | None = None) -> int:
                 rounds=args.rounds,
             )
             results, failures = measure(bench, wanted)
-            write_json(args.json, results)
+            if results:
+                write_json(args.json, results)
     except HarnessError as error:
         return _complain("bench", error)
     except Interrupted as interrupt:
         sys.stderr.write(f"bench: {interrupt}; nothing was written\n")
         return 128 + interrupt.number
-    sys.stdout.write(f"\n{table(results)}\nwritten to {args.json}\n")
+    if results:
+        sys.stdout.write(f"\n{table(results)}\nwritten to {args.json}\n")
     statuses = [_complain(name, error) for name, error in failures.items()]
     return max(statuses, default=Verdict.PASS.exit_status)
 

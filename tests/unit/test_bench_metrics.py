@@ -246,3 +246,14 @@ def test_a_second_run_that_would_write_the_same_file_is_refused(
     assert status == 2
     assert "another run uses the directory" in capsys.readouterr().err
     assert not (tmp_path / "bench.json").exists()
+
+
+def test_a_run_that_measured_nothing_leaves_the_last_ones_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("IMSH_CACHE", str(tmp_path / "cache"))
+    path = tmp_path / "bench.json"
+    path.write_text("{ }")
+    assert main(["--json", str(path), "--kernel", "none", "--only", "raw_boot_s"]) == 2
+    assert "raw_boot_s: harness failure: there is no kernel named 'none'" in capsys.readouterr().err
+    assert path.read_text() == "{ }"
