@@ -24,6 +24,7 @@ from harness.build.kernel import KernelRecipe
 from harness.build.provision import Guest, Provisioner
 from harness.build.qemu import QemuBinary
 from harness.build.requirements import provisioning_requirements
+from harness.config.recipes import load_machines
 from harness.errors import HarnessError, MissingRequirement
 from harness.guest.kernel_log import alarm
 from harness.host.deadline import SLOWDOWN_VARIABLE, Deadline, wait_until
@@ -32,7 +33,7 @@ from harness.host.slowdown import measure_slowdown
 from harness.host.workspace import Workspace
 from harness.qemu.machine import BOOT_SECONDS, Boot, running_machine
 from harness.qemu.memory import guest_memory, memory_file
-from harness.testbed.supplies import DEFAULT_MACHINE, choose, load_machines, make_provisioner
+from harness.testbed.supplies import DEFAULT_MACHINE, choose, make_provisioner
 
 PYTHON: Final = (3, 11)
 """The lowest version, as pyproject.toml has it."""

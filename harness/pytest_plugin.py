@@ -19,6 +19,8 @@ from typing import Any, Final
 import pytest
 
 from harness.build.provision import Provisioner
+from harness.config.matrix import Cell
+from harness.config.recipes import load_machines
 from harness.devices.device_spec import DeviceSpec
 from harness.errors import HarnessError, MissingRequirement, Verdict
 from harness.guest.control import Control
@@ -29,23 +31,23 @@ from harness.qemu.qmp import QmpSession
 from harness.report.capabilities import capability_titles
 from harness.report.outcome import RESULTS_DIRECTORY, Outcome, write_outcomes
 from harness.report.verdict import graver, verdict_of
+from harness.testbed.coverage import DEFAULT_MATRIX, Coverage, make_coverage
 from harness.testbed.hypervisor import Hypervisor
-from harness.testbed.lender import Choice, VmLender
+from harness.testbed.lender import VmLender
 from harness.testbed.plugged import PluggedFunction
-from harness.testbed.supplies import choose, load_machines, make_provisioner
+from harness.testbed.supplies import make_provisioner
 from harness.testbed.vm import Vm
-
-DEFAULT_MACHINES: Final = ("caching", "remapping-only")
-"""Machines that a test runs on unless it has a ``machine`` marker."""
 
 _MARKERS = (
     "capability(*rows): rows of the capability table that the test proves",
-    "kernel(*names): guest kernels that the test is for (default: every recipe)",
-    f"machine(*names): machines that the test is for (default: {', '.join(DEFAULT_MACHINES)})",
+    "kernel(*names): guest kernels that the test is for (default: the matrix's)",
+    "machine(*names): machines that the test is for (default: the matrix's)",
     "cold_boot(*words): boot for real instead of from a snapshot, with words for the kernel",
     "shared_vm(scope): keep one guest for the tests of a 'class' or 'module'",
     "device(**spec): fields of harness.devices.device_spec.DeviceSpec for ims_device",
 )
+_NARROWING: Final = ("matrix", "kernel", "machine")
+"""Options that say what a run covers: the arguments of :func:`make_coverage`."""
 MACHINES: Final = "machines"
 """Below the results: what each machine leaves while it runs."""
 FAILED: Final = "failed"
@@ -56,17 +58,26 @@ _DEVICE: Final = pytest.StashKey[PluggedFunction]()
 _PROVENANCE: Final = pytest.StashKey[dict[str, str]]()
 _HAS_FAILED: Final = pytest.StashKey[bool]()
 _RECORD: Final = pytest.StashKey["Record"]()
+_COVERAGE: Final = pytest.StashKey[Coverage]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add our options."""
     group = parser.getgroup("imsh", "guest kernels and machines")
     group.addoption(
-        "--kernel", action="append", metavar="NAME", help="only this guest kernel (repeatable)"
+        "--matrix",
+        metavar="NAME",
+        help="kernels and machines to cover: a matrix's name, or its file "
+        f"(default: {DEFAULT_MATRIX})",
     )
-    group.addoption(
-        "--machine", action="append", metavar="NAME", help="only this machine (repeatable)"
-    )
+    for what in ("kernel", "machine"):
+        group.addoption(
+            f"--{what}",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help=f"of these, only this {what} (repeatable)",
+        )
     group.addoption(
         "--results",
         type=Path,
@@ -82,9 +93,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Declare the markers, and keep the record where all reports come together."""
+    """Declare the markers, and keep the record where all reports come together.
+
+    :raises pytest.UsageError: an option names a matrix, a kernel or a machine that there is not.
+    """
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
+    if any(config.getoption(name) for name in _NARROWING):
+        try:
+            _coverage(config)
+        except HarnessError as error:
+            raise pytest.UsageError(str(error)) from error
     if not hasattr(config, "workerinput"):
         workers = config.getoption("numprocesses", None)
         count = workers if isinstance(workers, int) and workers else 1
@@ -98,42 +117,40 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that has a guest on every kernel and machine that are left."""
-    if "vm_choice" not in metafunc.fixturenames:
+    if "vm_cell" not in metafunc.fixturenames:
         return
-    recipes, machines = make_provisioner().recipes.kernels, load_machines()
     try:
-        kernels = _chosen(metafunc, "kernel", recipes, tuple(recipes))
-        places = _chosen(metafunc, "machine", machines, DEFAULT_MACHINES)
+        coverage = _coverage(metafunc.config)
+        cells = coverage.cells(_marked(metafunc, "kernel"), _marked(metafunc, "machine"))
     except HarnessError as error:
-        raise pytest.UsageError(f"{metafunc.definition.nodeid}: {error}") from error
-    choices = [Choice(kernel, machine) for kernel in kernels for machine in places]
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from error
     # Tests that share a guest have to be on one worker.
     module = metafunc.module.__name__
     shared = metafunc.definition.get_closest_marker("shared_vm") is not None
     metafunc.parametrize(
-        "vm_choice",
+        "vm_cell",
         [
             pytest.param(
-                choice,
-                id=str(choice),
-                marks=[pytest.mark.xdist_group(f"{module}-{choice}")] if shared else [],
+                cell,
+                id=str(cell),
+                marks=[pytest.mark.xdist_group(f"{module}-{cell}")] if shared else [],
             )
-            for choice in choices
+            for cell in cells
         ],
         indirect=True,
     )
 
 
-def _chosen(
-    metafunc: pytest.Metafunc, what: str, known: dict[str, Any], default: tuple[str, ...]
-) -> list[str]:
-    """Return the names that a test's marker and the command line have in common."""
+def _coverage(config: pytest.Config) -> Coverage:
+    """Return what the run covers. Recipes are read when the first test asks for a guest."""
+    if _COVERAGE not in config.stash:
+        config.stash[_COVERAGE] = make_coverage(*map(config.getoption, _NARROWING))
+    return config.stash[_COVERAGE]
+
+
+def _marked(metafunc: pytest.Metafunc, what: str) -> tuple[str, ...] | None:
     marker = metafunc.definition.get_closest_marker(what)
-    wanted = marker.args if marker else default
-    given = metafunc.config.getoption(what)
-    for name in (*wanted, *(given or ())):
-        choose(known, name, what=what)
-    return [name for name in wanted if not given or name in given]
+    return marker.args if marker else None
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -142,14 +159,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for row in _rows(item):
             if row not in capability_titles():
                 raise pytest.UsageError(f"{item.nodeid}: there is no capability {row!r}")
-    left_out = [item for item in items if _wants_guest(item) and _choice(item) is None]
+    left_out = [item for item in items if _wants_guest(item) and _cell(item) is None]
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
 
 
 def _wants_guest(item: pytest.Item) -> bool:
-    return "vm_choice" in getattr(item, "fixturenames", ())
+    return "vm_cell" in getattr(item, "fixturenames", ())
 
 
 def _rows(item: pytest.Item) -> list[str]:
@@ -174,21 +191,21 @@ def vm_lender(provisioner: Provisioner, pytestconfig: pytest.Config) -> Iterator
 
 
 @pytest.fixture
-def vm_choice(request: pytest.FixtureRequest) -> Choice:
+def vm_cell(request: pytest.FixtureRequest) -> Cell:
     """The kernel and the machine of this run of the test."""
-    choice: Choice = request.param
-    return choice
+    cell: Cell = request.param
+    return cell
 
 
 @pytest.fixture
-def vm(vm_choice: Choice, vm_lender: VmLender, request: pytest.FixtureRequest) -> Iterator[Vm]:
+def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> Iterator[Vm]:
     """A guest that answers, fresh from the snapshot of its boot. Its kernel log has to stay clean.
 
     ``@pytest.mark.shared_vm("module")`` keeps one for the tests of a module or a class, and
     ``@pytest.mark.cold_boot("nox2apic")`` boots for real, with words for the kernel.
     """
     node = request.node
-    with _lent(vm_lender, vm_choice, node) as vm:
+    with _lent(vm_lender, vm_cell, node) as vm:
         node.stash[_VM] = vm
         node.stash[_PROVENANCE] = vm.provenance()
         yield vm
@@ -205,14 +222,12 @@ def vm(vm_choice: Choice, vm_lender: VmLender, request: pytest.FixtureRequest) -
             del node.stash[_VM]
 
 
-def _lent(
-    lender: VmLender, choice: Choice, node: pytest.Item
-) -> contextlib.AbstractContextManager[Vm]:
+def _lent(lender: VmLender, cell: Cell, node: pytest.Item) -> contextlib.AbstractContextManager[Vm]:
     if boot := node.get_closest_marker("cold_boot"):
-        return lender.booted_vm(choice, tuple(boot.args))
+        return lender.booted_vm(cell, tuple(boot.args))
     if shared := node.get_closest_marker("shared_vm"):
-        return contextlib.nullcontext(lender.shared_vm(choice, _group(node, *shared.args)))
-    return lender.fresh_vm(choice)
+        return contextlib.nullcontext(lender.shared_vm(cell, _group(node, *shared.args)))
+    return lender.fresh_vm(cell)
 
 
 def _group(node: pytest.Item, scope: str = "module") -> str:
@@ -278,7 +293,7 @@ def pytest_runtest_makereport(
         if report.skipped:
             verdict = Verdict.MISSING_REQUIREMENT
         elif report.failed:
-            verdict = verdict_of(error, about_guest=_choice(item) is not None)
+            verdict = verdict_of(error, about_guest=_cell(item) is not None)
             item.stash[_HAS_FAILED] = True
             report.sections.append(("imsh", _keep_evidence(item, verdict)))
     report.user_properties = [
@@ -289,18 +304,18 @@ def pytest_runtest_makereport(
     return report
 
 
-def _choice(item: pytest.Item) -> Choice | None:
+def _cell(item: pytest.Item) -> Cell | None:
     callspec = getattr(item, "callspec", None)
-    choice = callspec.params.get("vm_choice") if callspec else None
-    return choice if isinstance(choice, Choice) else None
+    cell = callspec.params.get("vm_cell") if callspec else None
+    return cell if isinstance(cell, Cell) else None
 
 
 def _provenance(item: pytest.Item) -> dict[str, str]:
     """Return what is known of the machine: all about it, or what it was to be."""
     if known := item.stash.get(_PROVENANCE, None):
         return known
-    choice = _choice(item)
-    return {"kernel": choice.kernel, "machine": choice.machine} if choice else {}
+    cell = _cell(item)
+    return {"kernel": cell.kernel, "machine": cell.machine} if cell else {}
 
 
 def _keep_evidence(item: pytest.Item, verdict: Verdict) -> str:

@@ -19,7 +19,8 @@ exit status: 0 pass; 1 the guest kernel failed a check; 2 the harness, QEMU or t
 3 something this machine lacks; 4 a wait ran out.
 
 environment: IMSH_CACHE (where everything is kept), IMSH_MIRROR (package archive instead of the
-host's own), IMSH_QEMU (use this QEMU), IMSH_TIMEOUT_FACTOR (stretch every time-out).
+host's own), IMSH_QEMU (use this QEMU), IMSH_RECIPES (directory with kernels/, machines/, matrices/
+of your own), IMSH_TIMEOUT_FACTOR (stretch every time-out).
 """
 
 

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from harness.config.recipes import load_machines
 from harness.devices.device_spec import DeviceSpec
 from harness.errors import ConfigError, HarnessError, Verdict
 from harness.host.workspace import Workspace, make_workspace
@@ -25,7 +26,6 @@ from harness.testbed.supplies import (
     DEFAULT_KERNEL,
     DEFAULT_MACHINE,
     choose,
-    load_machines,
     make_provisioner,
 )
 from harness.testbed.vm import running_vm

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
 from harness.build.provision import Guest, Provisioner
+from harness.config.matrix import Cell
 from harness.host.workspace import Workspace, make_workspace
 from harness.qemu.command import MachineSpec
 from harness.testbed.snapshots import Snapshots
@@ -19,17 +20,6 @@ from harness.testbed.vm import Vm, running_vm
 
 SHARED_PORTS: Final = 12
 """Root ports of a machine that tests share: each test's function takes one for good."""
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A kernel and a machine, by name."""
-
-    kernel: str
-    machine: str
-
-    def __str__(self) -> str:
-        return f"{self.kernel}-{self.machine}"
 
 
 class VmLender:
@@ -44,7 +34,7 @@ class VmLender:
         self._machines = machines
         self._directory = directory
         self._snapshots: Snapshots | None = None
-        self._shared: tuple[str, Choice, Vm] | None = None
+        self._shared: tuple[str, Cell, Vm] | None = None
         self._held = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
@@ -59,23 +49,23 @@ class VmLender:
         self._end_shared()
 
     @contextlib.contextmanager
-    def fresh_vm(self, choice: Choice) -> Iterator[Vm]:
+    def fresh_vm(self, cell: Cell) -> Iterator[Vm]:
         """Hold a guest that nobody has touched: it continues from a snapshot of its boot.
 
         :raises HarnessError: it could not be provided, or did not answer.
         """
-        with self._workspace(choice) as workspace, self._restored(choice, workspace) as vm:
+        with self._workspace(cell) as workspace, self._restored(cell, workspace) as vm:
             yield vm
 
     @contextlib.contextmanager
-    def booted_vm(self, choice: Choice, kernel_arguments: tuple[str, ...] = ()) -> Iterator[Vm]:
+    def booted_vm(self, cell: Cell, kernel_arguments: tuple[str, ...] = ()) -> Iterator[Vm]:
         """Hold a guest that boots for real, with words added to its kernel's command line.
 
         :raises HarnessError: as :meth:`fresh_vm`.
         """
-        guest, spec = self._supplies(choice)
+        guest, spec = self._supplies(cell)
         with (
-            self._workspace(choice) as workspace,
+            self._workspace(cell) as workspace,
             running_vm(
                 guest,
                 self._provisioner.qemu(),
@@ -86,7 +76,7 @@ class VmLender:
         ):
             yield vm
 
-    def shared_vm(self, choice: Choice, group: str) -> Vm:
+    def shared_vm(self, cell: Cell, group: str) -> Vm:
         """Return the guest of a group of tests; it is ended when another group's is asked for.
 
         A guest that was lost, or has no free port, is replaced.
@@ -95,12 +85,12 @@ class VmLender:
         """
         if self._shared is not None:
             of, on, vm = self._shared
-            if (of, on) == (group, choice) and not vm.machine.vitals.error and vm.free_ports:
+            if (of, on) == (group, cell) and not vm.machine.vitals.error and vm.free_ports:
                 return vm
         self._end_shared()
-        workspace = self._held.enter_context(self._workspace(choice))
-        vm = self._held.enter_context(self._restored(choice, workspace, ports=SHARED_PORTS))
-        self._shared = (group, choice, vm)
+        workspace = self._held.enter_context(self._workspace(cell))
+        vm = self._held.enter_context(self._restored(cell, workspace, ports=SHARED_PORTS))
+        self._shared = (group, cell, vm)
         return vm
 
     def _end_shared(self) -> None:
@@ -108,22 +98,22 @@ class VmLender:
         self._held.close()
 
     def _restored(
-        self, choice: Choice, workspace: Workspace, *, ports: int = 1
+        self, cell: Cell, workspace: Workspace, *, ports: int = 1
     ) -> contextlib.AbstractContextManager[Vm]:
-        guest, spec = self._supplies(choice)
+        guest, spec = self._supplies(cell)
         if self._snapshots is None:
             self._snapshots = Snapshots(self._provisioner.cache, self._provisioner.qemu())
         ports = max(ports, spec.root_ports)
         return self._snapshots.restored_vm(guest, replace(spec, root_ports=ports), workspace)
 
-    def _supplies(self, choice: Choice) -> tuple[Guest, MachineSpec]:
-        recipe = choose(self._provisioner.recipes.kernels, choice.kernel, what="kernel")
-        spec = choose(self._machines, choice.machine, what="machine")
+    def _supplies(self, cell: Cell) -> tuple[Guest, MachineSpec]:
+        recipe = choose(self._provisioner.recipes.kernels, cell.kernel, what="kernel")
+        spec = choose(self._machines, cell.machine, what="machine")
         return self._provisioner.guest(recipe), spec
 
     @contextlib.contextmanager
-    def _workspace(self, choice: Choice) -> Iterator[Workspace]:
-        workspace = make_workspace(self._directory, str(choice))
+    def _workspace(self, cell: Cell) -> Iterator[Workspace]:
+        workspace = make_workspace(self._directory, str(cell))
         try:
             yield workspace
         except BaseException as error:

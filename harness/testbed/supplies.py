@@ -9,18 +9,14 @@ from typing import Final, TextIO, TypeVar
 
 from harness.build.provision import Provisioner
 from harness.config.recipes import load_recipes
-from harness.config.schema import load_directory
 from harness.errors import ConfigError
 from harness.host.cache import Cache, cache_directory
 from harness.host.progress import Progress
-from harness.host.resources import resource
-from harness.qemu.command import MachineSpec
 
 T = TypeVar("T")
 
 DEFAULT_KERNEL: Final = "debian-6.12"
 DEFAULT_MACHINE: Final = "caching"
-MACHINES: Final = "guests/machines"
 
 
 def make_provisioner(stream: TextIO | None = None) -> Provisioner:
@@ -30,14 +26,6 @@ def make_provisioner(stream: TextIO | None = None) -> Provisioner:
     """
     cache = Cache(cache_directory(), Progress(stream or sys.stderr))
     return Provisioner(cache, load_recipes())
-
-
-def load_machines() -> dict[str, MachineSpec]:
-    """Return the machines of ``guests/machines/``, by name.
-
-    :raises ConfigError: one of the files is wrong.
-    """
-    return load_directory(resource(MACHINES), MachineSpec)
 
 
 def choose(known: Mapping[str, T], name: str, *, what: str) -> T:

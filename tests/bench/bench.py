@@ -10,11 +10,12 @@ from typing import Any, TypeVar, cast
 
 from harness.build.provision import Guest, Provisioner
 from harness.build.qemu import QemuBinary
+from harness.config.recipes import load_machines
 from harness.errors import HarnessError
 from harness.host.progress import Progress
 from harness.host.workspace import Workspace, make_workspace
 from harness.qemu.command import MachineSpec
-from harness.testbed.supplies import DEFAULT_MACHINE, choose, load_machines
+from harness.testbed.supplies import DEFAULT_MACHINE, choose
 
 T = TypeVar("T")
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from harness.build.provision import Guest, Provisioner
+from harness.config.recipes import load_machines
 from harness.errors import (
     DeadlineExpired,
     GuestLost,
@@ -33,7 +34,7 @@ from harness.host.deadline import Deadline, wait_until
 from harness.host.workspace import make_workspace
 from harness.qemu.command import MachineSpec
 from harness.qemu.machine import Boot, Machine, State, running_machine
-from harness.testbed.supplies import DEFAULT_KERNEL, DEFAULT_MACHINE, load_machines
+from harness.testbed.supplies import DEFAULT_KERNEL, DEFAULT_MACHINE
 from harness.testbed.vm import Vm, running_vm
 
 KERNELS = ("debian-6.1", "debian-6.12", "debian-backports")

@@ -19,6 +19,7 @@ from pathlib import Path
 import pytest
 
 from harness.build.provision import Guest, Provisioner
+from harness.config.recipes import load_machines
 from harness.errors import GuestPanic, HarnessError
 from harness.guest.interrupts import Interrupts, parse_interrupts
 from harness.guest.ssh import ssh_session
@@ -31,7 +32,7 @@ from harness.qemu.snapshot import SavedState
 from harness.scenario import drive_stores
 from harness.spec.ims import CompletionStatus, Store
 from harness.testbed.snapshots import KIND, Snapshots
-from harness.testbed.supplies import DEFAULT_KERNEL, DEFAULT_MACHINE, load_machines
+from harness.testbed.supplies import DEFAULT_KERNEL, DEFAULT_MACHINE
 from harness.testbed.vm import Vm
 
 KERNELS = ("debian-6.1", "debian-6.12", "debian-backports")
@@ -294,7 +295,8 @@ from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.host.workspace import Workspace
 from harness.testbed.snapshots import Snapshots
-from harness.testbed.supplies import load_machines, make_provisioner
+from harness.config.recipes import load_machines
+from harness.testbed.supplies import make_provisioner
 
 kernel, machine, cache, workspace = sys.argv[1:]
 provisioner = make_provisioner()

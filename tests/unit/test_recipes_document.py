@@ -15,6 +15,7 @@ from harness.build.image import ImageRecipe
 from harness.build.kernel import KernelRecipe
 from harness.build.qemu import QemuRecipe
 from harness.build.roots import RootRecipe
+from harness.config.matrix import Matrix
 from harness.config.schema import _describe, loads
 from harness.devices.device_spec import DeviceSpec
 from harness.qemu.command import Iommu, MachineSpec
@@ -25,6 +26,7 @@ SECTIONS = {
     RootRecipe: "### A root",
     MachineSpec: "## A machine",
     Iommu: "### `iommu:`",
+    Matrix: "## A matrix",
     ImageRecipe: "## The image",
     QemuRecipe: "## QEMU",
     DeviceSpec: "## A device",
@@ -74,8 +76,8 @@ def test_every_key_is_documented_with_its_type_and_default(recipe: Any) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "name"),
-    [(KernelRecipe, "rt"), (MachineSpec, "four-cpus")],
-    ids=["kernel", "machine"],
+    [(KernelRecipe, "rt"), (MachineSpec, "four-cpus"), (Matrix, "nightly")],
+    ids=["kernel", "machine", "matrix"],
 )
 def test_the_example_is_one(recipe: Any, name: str) -> None:
     example = re.search(r"(?m)(^    .*\n)+", section(SECTIONS[recipe]))
