@@ -27,3 +27,12 @@ def test_the_guest_sees_the_control_vector_and_the_queues(ims_device, ssh):
 def test_a_kernel_told_to_stay_in_xapic_mode_does(vm, hypervisor):
     assert not hypervisor.unit().extended_mode
     assert "nox2apic" in vm.kernel_log()
+
+
+@pytest.mark.machine("four-cpus")
+def test_each_of_four_cpus_serves_a_queue(ims_device):
+    ims_device.set_up(Store.IMS, 4)
+    for queue in range(4):
+        ims_device.move(Store.IMS, cpu=queue, index=queue)
+        event = ims_device.model.raise_and_wait(Store.IMS, queue, Deadline(5, f"queue {queue}"))
+        assert event.cpu == queue
