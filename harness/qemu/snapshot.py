@@ -31,6 +31,10 @@ _CHUNK: Final = 1 << 16
 _ZEROS: Final = bytes(_CHUNK)
 
 
+Stamp = tuple[tuple[int, ...], ...]
+"""Inode, size and time of change of each file; of one that is not there, nothing."""
+
+
 class SnapshotUnusable(HarnessError):
     """A saved machine is incomplete or damaged, or QEMU does not take it."""
 
@@ -58,6 +62,10 @@ class SavedState:
             return self._manifest.stat().st_mtime
         except FileNotFoundError:
             return 0.0
+
+    def stamp(self) -> Stamp:
+        """Return what changes when somebody writes or replaces a file: cheap, and no proof."""
+        return tuple(_stamp(path) for path in (self.memory, self.state, self._manifest))
 
     def complete(self, memory_fd: int) -> None:
         """Write memory and the manifest, beside a state that is there.
@@ -140,6 +148,14 @@ def _migrate(
     answer = qmp.execute("query-migrate")
     if answer["status"] != "completed":
         raise HarnessError(f"{command}: {answer.get('error-desc', answer['status'])}")
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _facts(path: Path) -> dict[str, int | str]:

@@ -35,7 +35,7 @@ from harness.qemu import machine as qemu_machine
 from harness.qemu import snapshot as qemu_snapshot
 from harness.qemu.command import MachineSpec
 from harness.qemu.machine import running_machine
-from harness.qemu.snapshot import SavedState, SnapshotUnusable
+from harness.qemu.snapshot import SavedState, SnapshotUnusable, Stamp
 from harness.testbed.vm import Vm, answering_vm, boot_of, running_vm
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ class Snapshots:
     def __init__(self, cache: Cache, qemu: QemuBinary):
         self._cache = cache
         self._qemu = qemu
-        self._checked: dict[tuple[str, str], Snapshot] = {}
+        self._checked: dict[SavedState, Stamp] = {}
 
     def provide(
         self,
@@ -100,7 +100,8 @@ class Snapshots:
     ) -> Snapshot:
         """Return the snapshot of a guest, after booting it if need be.
 
-        All of a snapshot is read and checked when it is first asked for here.
+        All of a snapshot is read and checked when it is first asked for here, and when a file of it
+        was touched since.
 
         :param workspace: where a boot leaves its files, in ``boot/``.
         :raises HarnessError: the guest did not come up; see :func:`running_vm`.
@@ -108,17 +109,18 @@ class Snapshots:
         """
         key = self._key(guest, spec, kernel_arguments)
         name = f"{guest.kernel.name}-{spec.name}"
-        if known := self._checked.get((name, key)):
-            return known
         saved = SavedState(self._cache.directory / KIND / f"{name}-{key}")
         snapshot = Snapshot(guest, spec, kernel_arguments, key, saved)
+        if self._checked.get(saved) == saved.stamp():
+            return snapshot
         self._make(snapshot, workspace)
-        tried = time.time()
+        tried, stamp = time.time(), saved.stamp()
         try:
             saved.check()
         except SnapshotUnusable as error:
             self._make_again(snapshot, workspace, error, tried)
-        self._checked[name, key] = snapshot
+            stamp = saved.stamp()
+        self._checked[saved] = stamp
         return snapshot
 
     @contextlib.contextmanager
