@@ -182,6 +182,14 @@ def test_two_guests_of_one_snapshot_share_no_ssh_secret(any_lab: Lab) -> None:
             pass
 
 
+def test_the_network_remembers_nobody(any_lab: Lab) -> None:
+    with any_lab.vm() as vm:
+        for table in ("tcp", "udp", "arp"):
+            assert vm.host.read_file(f"/proc/net/{table}").splitlines()[1:] == [], table
+        vm.ssh.run("true")
+        assert vm.host.read_file("/proc/net/arp").splitlines()[1:] != []
+
+
 def test_a_snapshot_holds_no_key(lab: Lab) -> None:
     with lab.vm() as vm:
         assert vm.host.call("ping")["errno"] == 0
