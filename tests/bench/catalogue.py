@@ -10,6 +10,7 @@ from tests.bench.boot import boot_to_ssh_ratio, boot_to_ssh_s, raw_boot_s
 from tests.bench.fresh import (
     fresh_vm_s,
     fresh_vm_speedup,
+    fresh_vm_speedup_raw,
     fresh_vm_ssh_s,
     fresh_vms_per_min,
     private_mb_per_vm,
@@ -102,6 +103,12 @@ METRICS: Final = (
         measure=fresh_vm_speedup,
         against="a cold boot to the same answer, in turn",
         goal=Goal(12, at_least=True),
+    ),
+    Metric(
+        name="fresh_vm_speedup_raw",
+        unit="x",
+        measure=fresh_vm_speedup_raw,
+        against="a raw boot to init's first line, in turn",
     ),
     Metric(
         name="fresh_vms_per_min",
