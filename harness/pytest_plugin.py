@@ -9,27 +9,28 @@ that its markers and the command line leave.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
+import os
 import re
-import shlex
 import shutil
 from collections.abc import Generator, Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import pytest
 
 from harness.build.provision import Provisioner
 from harness.config.matrix import Cell
-from harness.config.recipes import load_machines
+from harness.config.recipes import RECIPES_VARIABLE, load_machines
 from harness.devices.device_spec import DeviceSpec
-from harness.errors import HarnessError, MissingRequirement, Verdict
+from harness.errors import ConfigError, HarnessError, MissingRequirement, Verdict
 from harness.guest.control import Control
 from harness.guest.ssh import SshSession
-from harness.host.slowdown import stretch_timeouts
-from harness.host.workspace import directory_lock
+from harness.host.process import shell_line
 from harness.qemu.qmp import QmpSession
 from harness.report.capabilities import capability_titles
-from harness.report.outcome import RESULTS_DIRECTORY, Outcome, write_outcomes
+from harness.report.outcome import RESULTS_DIRECTORY
+from harness.report.record import FAILED, MACHINES, Record, plain_nodeid
 from harness.report.verdict import graver, verdict_of
 from harness.testbed.coverage import DEFAULT_MATRIX, Coverage, make_coverage
 from harness.testbed.hypervisor import Hypervisor
@@ -48,16 +49,11 @@ _MARKERS = (
 )
 _NARROWING: Final = ("matrix", "kernel", "machine")
 """Options that say what a run covers: the arguments of :func:`make_coverage`."""
-MACHINES: Final = "machines"
-"""Below the results: what each machine leaves while it runs."""
-FAILED: Final = "failed"
-"""Below the results: the evidence of each failed test."""
-
 _VM: Final = pytest.StashKey[Vm]()
 _DEVICE: Final = pytest.StashKey[PluggedFunction]()
 _PROVENANCE: Final = pytest.StashKey[dict[str, str]]()
-_HAS_FAILED: Final = pytest.StashKey[bool]()
-_RECORD: Final = pytest.StashKey["Record"]()
+_VERDICT: Final = pytest.StashKey[Verdict]()
+_EVIDENCE: Final = pytest.StashKey[dict[str, str]]()
 _COVERAGE: Final = pytest.StashKey[Coverage]()
 
 
@@ -107,9 +103,11 @@ def pytest_configure(config: pytest.Config) -> None:
     if not hasattr(config, "workerinput"):
         workers = config.getoption("numprocesses", None)
         count = workers if isinstance(workers, int) and workers else 1
-        record = Record(config.rootpath / config.getoption("results"), count)
-        config.stash[_RECORD] = record
-        config.pluginmanager.register(record)
+        config.pluginmanager.register(Record(_results(config), count))
+
+
+def _results(config: pytest.Config) -> Path:
+    return config.rootpath / Path(config.getoption("results"))
 
 
 # Which kernels and machines.
@@ -185,7 +183,7 @@ def provisioner() -> Provisioner:
 @pytest.fixture(scope="session")
 def vm_lender(provisioner: Provisioner, pytestconfig: pytest.Config) -> Iterator[VmLender]:
     """The guests of this worker."""
-    directory = pytestconfig.rootpath / pytestconfig.getoption("results") / MACHINES
+    directory = _results(pytestconfig) / MACHINES
     with VmLender(provisioner, load_machines(), directory) as lender:
         yield lender
 
@@ -212,9 +210,9 @@ def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> It
         try:
             vm.machine.vitals.check()
             vm.check_kernel_log()
-        except HarnessError as error:
-            if _HAS_FAILED not in node.stash:
-                error.add_note(_keep_evidence(node, error.verdict))
+        except HarnessError:
+            if _EVIDENCE not in node.stash:
+                _keep_evidence(node)
                 raise
             # What the test itself failed of is the news; this followed from it.
         finally:
@@ -269,7 +267,12 @@ def ims_device(vm: Vm, request: pytest.FixtureRequest) -> Iterator[PluggedFuncti
     ``@pytest.mark.device(ims_mapped=True, msix_vectors=64)`` chooses what it is made of.
     """
     marker = request.node.get_closest_marker("device")
-    spec = DeviceSpec(**(marker.kwargs if marker else {}))
+    try:
+        spec = DeviceSpec(**(marker.kwargs if marker else {}))
+    except (TypeError, ValueError) as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(DeviceSpec))
+        message = f"{request.node.nodeid}: its device marker: {error}"
+        raise ConfigError(message, hint=f"fields: {fields}") from error
     with vm.plugged(spec) as plugged:
         request.node.stash[_DEVICE] = plugged
         yield plugged
@@ -282,26 +285,37 @@ def ims_device(vm: Vm, request: pytest.FixtureRequest) -> Iterator[PluggedFuncti
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Give every phase of a test its verdict, and keep the evidence of a failure."""
+    """Say of each phase what the test's verdict is so far, and keep the evidence of a failure."""
     report = yield
-    verdict = Verdict.PASS
-    if call.excinfo is not None:
-        error = call.excinfo.value
-        if isinstance(error, MissingRequirement) and not item.config.getoption("require"):
-            report.outcome = "skipped"
-            report.longrepr = (str(item.path), 0, f"missing requirement: {error}")
-        if report.skipped:
-            verdict = Verdict.MISSING_REQUIREMENT
-        elif report.failed:
-            verdict = verdict_of(error, about_guest=_cell(item) is not None)
-            item.stash[_HAS_FAILED] = True
-            report.sections.append(("imsh", _keep_evidence(item, verdict)))
-    report.user_properties = [
+    error = call.excinfo.value if call.excinfo else None
+    if isinstance(error, MissingRequirement) and not item.config.getoption("require"):
+        report.outcome = "skipped"
+        report.longrepr = (str(item.path), 0, f"missing requirement: {error}")
+    verdict = graver(_verdict(item, report, error), item.stash.get(_VERDICT, Verdict.PASS))
+    item.stash[_VERDICT] = verdict
+    if report.failed:
+        if _EVIDENCE not in item.stash:
+            _keep_evidence(item)
+        said = {"verdict": verdict.value} | item.stash[_EVIDENCE]
+        text = "\n".join(f"{name + ':':<10} {value}" for name, value in said.items())
+        report.sections.append(("imsh", text))
+    report.user_properties += [
         ("verdict", verdict.value),
         ("rows", " ".join(_rows(item))),
-        *(_provenance(item).items()),
+        *_provenance(item).items(),
+        *item.stash.get(_EVIDENCE, {}).items(),
     ]
     return report
+
+
+def _verdict(item: pytest.Item, report: pytest.TestReport, error: BaseException | None) -> Verdict:
+    if report.passed:
+        return Verdict.PASS
+    if report.skipped and not hasattr(report, "wasxfail"):
+        return Verdict.MISSING_REQUIREMENT
+    if error is None:  # it passed, and was marked as one that fails
+        return Verdict.HARNESS_FAILURE
+    return verdict_of(error, about_guest=_cell(item) is not None)
 
 
 def _cell(item: pytest.Item) -> Cell | None:
@@ -318,77 +332,21 @@ def _provenance(item: pytest.Item) -> dict[str, str]:
     return {"kernel": cell.kernel, "machine": cell.machine} if cell else {}
 
 
-def _keep_evidence(item: pytest.Item, verdict: Verdict) -> str:
-    """Copy what the machine left, and return what to print about it."""
-    lines = [f"verdict:   {verdict.value}"]
+def _keep_evidence(item: pytest.Item) -> None:
+    """Copy what the machine left, and note where it is and what runs the test again."""
+    name = plain_nodeid(item.nodeid)
+    evidence: dict[str, str] = {}
+    item.stash[_EVIDENCE] = evidence
     if machine := item.stash.get(_VM, None):
         if plugged := item.stash.get(_DEVICE, None):
             plugged.dump()
         machine.dump()
-        name = re.sub(r"[^\w.-]+", "_", item.nodeid.rpartition("/")[2])
-        target = item.config.rootpath / item.config.getoption("results") / FAILED / name
+        directory = re.sub(r"[^\w.-]+", "_", name.rpartition("/")[2])
+        target = _results(item.config) / FAILED / directory
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(machine.workspace.directory, target)
-        lines.append(f"evidence:  {target}")
-    lines.append(f"reproduce: pytest {shlex.quote(item.nodeid)}")
-    return "\n".join(lines)
-
-
-class Record:
-    """Collects the reports of all workers, and writes the record of the run."""
-
-    def __init__(self, directory: Path, workers: int):
-        self._directory = directory
-        self._workers = workers
-        self._stretched = 1.0
-        self._outcomes: dict[str, Outcome] = {}
-        self._held = contextlib.ExitStack()
-
-    def pytest_sessionstart(self) -> None:
-        """Take the results directory for this run, and empty it of the last one's evidence."""
-        try:
-            self._held.enter_context(directory_lock(self._directory))
-        except HarnessError as error:
-            pytest.exit(str(error), returncode=error.verdict.exit_status)
-        self._stretched = stretch_timeouts(self._workers)
-        for name in (MACHINES, FAILED):
-            shutil.rmtree(self._directory / name, ignore_errors=True)
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """Join the phases of a test."""
-        properties: dict[str, Any] = dict(report.user_properties)
-        verdict = Verdict(properties.pop("verdict", Verdict.HARNESS_FAILURE))
-        rows = tuple(properties.pop("rows", "").split())
-        name = report.nodeid.partition("@")[0]  # xdist's group
-        known = self._outcomes.get(name)
-        message = ""
-        if verdict is not Verdict.PASS and report.longrepr is not None:
-            message = str(report.longrepr).strip().rpartition("\n")[2]
-        self._outcomes[name] = Outcome(
-            test=name,
-            verdict=graver(verdict, known.verdict) if known else verdict,
-            rows=rows,
-            kernel=properties.get("kernel", known.kernel if known else ""),
-            machine=properties.get("machine", known.machine if known else ""),
-            seconds=report.duration + (known.seconds if known else 0.0),
-            message=message or (known.message if known else ""),
-            provenance=properties or (known.provenance if known else {}),
-        )
-
-    def pytest_sessionfinish(self) -> None:
-        """Write the record."""
-        if self._outcomes:
-            write_outcomes(self._directory, self._outcomes.values())
-        self._held.close()
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        """Say how many tests came to each verdict."""
-        counts = dict.fromkeys(Verdict, 0)
-        for outcome in self._outcomes.values():
-            counts[outcome.verdict] += 1
-        said = ", ".join(f"{count} {verdict.value}" for verdict, count in counts.items() if count)
-        if said:
-            terminalreporter.write_line(
-                f"imsh: {said}; record in {self._directory}; "
-                f"time-outs stretched by {self._stretched:.1f}"
-            )
+        evidence["evidence"] = str(target)
+    matrix = item.config.getoption("matrix")
+    words = ["pytest", *(["--matrix", matrix] if matrix else []), name]
+    own = {name: os.environ[name] for name in (RECIPES_VARIABLE,) if name in os.environ}
+    evidence["reproduce"] = shell_line(words, own)

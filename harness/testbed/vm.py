@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import Final
 
 from harness.build.provision import Guest
@@ -18,6 +17,7 @@ from harness.guest.kernel_log import Finding, alarm, findings
 from harness.guest.port import line_port
 from harness.guest.ssh import SshSession, ssh_session
 from harness.host.deadline import Deadline
+from harness.host.resources import harness_version
 from harness.host.workspace import Workspace, nameless_listener
 from harness.qemu.command import MachineSpec, vfio_user_device
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Boot, Machine, State, running_machine
@@ -102,7 +102,7 @@ class Vm:
             "qemu": self.qemu.version,
             "qemu origin": self.qemu.origin,
             "module": self.guest.module.module.parent.name,
-            "imsh": version("imsh"),
+            "imsh": harness_version(),
         }
 
     def kernel_log(self) -> str:

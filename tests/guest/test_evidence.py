@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,8 @@ def failing_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     command = [
         *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"),
         *("--kernel", "debian-6.12", "--machine", "remapping-only"),
-        *("--rootdir", str(directory), "--results", "results", str(directory)),
+        *("--rootdir", str(directory), "--results", "results", "--junit-xml", "results/junit.xml"),
+        str(directory),
     ]
     # A worker's own environment would make the inner pytest believe that it is one, too.
     inherited = [name for name in os.environ if name.startswith("PYTEST_")]
@@ -130,6 +132,22 @@ def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
     assert "IMS" in (evidence / "stores.txt").read_text()
     assert "answered by CPU" in (evidence / "events.txt").read_text()
     assert "reproduce: pytest 'test_failing.py::test_kernel[debian-6.12-remapping-only]'" in printed
+
+
+def test_the_junit_report_has_the_verdict_and_leads_to_the_evidence(
+    failing_run: tuple[Path, str], outcomes: dict[str, Outcome]
+) -> None:
+    cases = list(ET.parse(failing_run[0] / "junit.xml").getroot().iter("testcase"))
+    assert len(cases) == len(outcomes)
+    for case in cases:
+        known = {item.get("name"): item.get("value") or "" for item in case.iter("property")}
+        test = (case.get("name") or "").partition("[")[0]
+        assert known["verdict"] == outcomes[test].verdict
+        if test == "test_passes":
+            assert "evidence" not in known
+        else:
+            assert (Path(known["evidence"]) / "console.log").exists()
+            assert known["reproduce"].startswith(f"pytest 'test_failing.py::{test}[")
 
 
 def test_a_panic_is_reported_as_a_panic_with_its_console(failing_run: tuple[Path, str]) -> None:
