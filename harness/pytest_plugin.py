@@ -38,6 +38,7 @@ from harness.testbed.lender import VmLender
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.supplies import make_provisioner
 from harness.testbed.vm import Vm
+from harness.testbed.workers import GroupScheduling
 
 _MARKERS = (
     "capability(*rows): rows of the capability table that the test proves",
@@ -108,6 +109,12 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def _results(config: pytest.Config) -> Path:
     return config.rootpath / Path(config.getoption("results"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> GroupScheduling | None:
+    """Keep groups together, and survive the loss of a worker."""
+    return GroupScheduling(config, log) if config.getoption("dist") == "loadgroup" else None
 
 
 # Which kernels and machines.
