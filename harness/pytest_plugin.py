@@ -127,18 +127,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     try:
         coverage = _coverage(metafunc.config)
         cells = coverage.cells(_marked(metafunc, "kernel"), _marked(metafunc, "machine"))
+        _device_spec(metafunc.definition)
+        group = _group(metafunc.definition)
     except HarnessError as error:
         raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from error
     # Tests that share a guest have to be on one worker.
     module = metafunc.module.__name__
-    shared = metafunc.definition.get_closest_marker("shared_vm") is not None
     metafunc.parametrize(
         "vm_cell",
         [
             pytest.param(
                 cell,
                 id=str(cell),
-                marks=[pytest.mark.xdist_group(f"{module}-{cell}")] if shared else [],
+                marks=[pytest.mark.xdist_group(f"{module}-{cell}")] if group else [],
             )
             for cell in cells
         ],
@@ -230,16 +231,19 @@ def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> It
 def _lent(lender: VmLender, cell: Cell, node: pytest.Item) -> contextlib.AbstractContextManager[Vm]:
     if boot := node.get_closest_marker("cold_boot"):
         return lender.booted_vm(cell, tuple(boot.args))
-    if shared := node.get_closest_marker("shared_vm"):
-        return contextlib.nullcontext(lender.shared_vm(cell, _group(node, *shared.args)))
+    if group := _group(node):
+        return contextlib.nullcontext(lender.shared_vm(cell, group))
     return lender.fresh_vm(cell)
 
 
-def _group(node: pytest.Item, scope: str = "module") -> str:
-    """Return the name of the group of tests that share a guest."""
+def _group(node: pytest.Item) -> str | None:
+    """Return the name of the group of tests that a test shares its guest with, if any."""
+    if (marker := node.get_closest_marker("shared_vm")) is None:
+        return None
+    scope = marker.args[0] if marker.args else "module"
     kinds: dict[str, type[pytest.Collector]] = {"class": pytest.Class, "module": pytest.Module}
     if scope not in kinds or (parent := node.getparent(kinds[scope])) is None:
-        raise pytest.UsageError(f"{node.nodeid}: shared_vm({scope!r}): class or module")
+        raise ConfigError(f"shared_vm({scope!r}): it is shared by a class or by a module")
     return parent.nodeid
 
 
@@ -273,16 +277,18 @@ def ims_device(vm: Vm, request: pytest.FixtureRequest) -> Iterator[PluggedFuncti
 
     ``@pytest.mark.device(ims_mapped=True, msix_vectors=64)`` chooses what it is made of.
     """
-    marker = request.node.get_closest_marker("device")
-    try:
-        spec = DeviceSpec(**(marker.kwargs if marker else {}))
-    except (TypeError, ValueError) as error:
-        fields = ", ".join(field.name for field in dataclasses.fields(DeviceSpec))
-        message = f"{request.node.nodeid}: its device marker: {error}"
-        raise ConfigError(message, hint=f"fields: {fields}") from error
-    with vm.plugged(spec) as plugged:
+    with vm.plugged(_device_spec(request.node)) as plugged:
         request.node.stash[_DEVICE] = plugged
         yield plugged
+
+
+def _device_spec(node: pytest.Item) -> DeviceSpec:
+    marker = node.get_closest_marker("device")
+    try:
+        return DeviceSpec(**(marker.kwargs if marker else {}))
+    except TypeError as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(DeviceSpec))
+        raise ConfigError(f"device marker: {error}", hint=f"fields: {fields}") from error
 
 
 # Verdicts, evidence and the record.

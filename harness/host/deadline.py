@@ -20,7 +20,7 @@ def timeout_factor() -> float:
 
     :raises ConfigError: the variable is not a number above zero.
     """
-    text = os.environ.get(SLOWDOWN_VARIABLE, "1")
+    text = os.environ.get(SLOWDOWN_VARIABLE) or "1"
     try:
         factor = float(text)
     except ValueError:

@@ -6,7 +6,7 @@ import os
 import time
 from typing import Final
 
-from harness.host.deadline import SLOWDOWN_VARIABLE
+from harness.host.deadline import SLOWDOWN_VARIABLE, timeout_factor
 
 REFERENCE_SECONDS: Final = 0.004
 """What the sample took on the machine that the time-outs were chosen on, alone on its core."""
@@ -37,9 +37,11 @@ def stretch_timeouts(workers: int = 1) -> float:
     """Measure, and have this process and its children stretch their time-outs; return the factor.
 
     What the user has set in ``IMSH_TIMEOUT_FACTOR`` stays.
+
+    :raises ConfigError: that is not a number above zero.
     """
-    if given := os.environ.get(SLOWDOWN_VARIABLE):
-        return float(given)
+    if os.environ.get(SLOWDOWN_VARIABLE):
+        return timeout_factor()
     factor = measure_slowdown(workers)
     os.environ[SLOWDOWN_VARIABLE] = f"{factor:.2f}"
     return factor

@@ -41,9 +41,9 @@ class Record:
         """Take the results directory for this run, and empty it of the last one's evidence."""
         try:
             self._held.enter_context(directory_lock(self._directory))
+            self._stretched = stretch_timeouts(self._workers)
         except HarnessError as error:
             pytest.exit(str(error), returncode=error.verdict.exit_status)
-        self._stretched = stretch_timeouts(self._workers)
         for name in (MACHINES, FAILED):
             shutil.rmtree(self._directory / name, ignore_errors=True)
 

@@ -201,8 +201,21 @@ def test_a_wrong_option_ends_the_run_before_any_test(pytester: pytest.Pytester) 
     result.stderr.fnmatch_lines(["ERROR: there is no matrix named 'quik'", "hint: *"])
 
 
-def test_a_wrong_marker_names_the_test(pytester: pytest.Pytester) -> None:
-    pytester.makepyfile(TESTS.replace("no-iommu", "no-mmu"))
+@pytest.mark.parametrize(
+    ("marker", "message"),
+    [
+        ('machine("no-mmu")', "there is no machine named 'no-mmu'"),
+        ("device(msix_vector=3)", "device marker: *unexpected keyword argument 'msix_vector'"),
+        ("device(msix_vectors=3000)", "msix_vectors: 3000 is not in 0..2048"),
+        ('shared_vm("session")', "shared_vm('session'): it is shared by a class or by a module"),
+        ('shared_vm("class")', "shared_vm('class'): it is shared by a class or by a module"),
+    ],
+)
+def test_a_wrong_marker_names_the_test_before_anything_runs(
+    pytester: pytest.Pytester, marker: str, message: str
+) -> None:
+    pytester.makepyfile(f"import pytest\n@pytest.mark.{marker}\ndef test_x(ims_device): pass")
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
-    result.stdout.fnmatch_lines(["*::test_of_a_machine: there is no machine named 'no-mmu'"])
-    result.stdout.no_fnmatch_line("*Traceback*")
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines([f"*::test_x: {message}"])
+    result.stdout.no_fnmatch_line("*Error*:*")

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from harness.errors import ConfigError
 from harness.host import slowdown
 from harness.host.deadline import SLOWDOWN_VARIABLE, Deadline
 from harness.host.slowdown import measure_slowdown, stretch_timeouts
@@ -29,6 +30,12 @@ def test_what_was_measured_applies_to_deadlines(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setenv(SLOWDOWN_VARIABLE, "")
     factor = stretch_timeouts(workers=64)
     assert Deadline(2.0, "a wait").seconds == pytest.approx(2.0 * factor, rel=0.01)
+
+
+def test_what_is_no_number_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(SLOWDOWN_VARIABLE, "twice")
+    with pytest.raises(ConfigError, match="IMSH_TIMEOUT_FACTOR='twice' is not a number above zero"):
+        stretch_timeouts()
 
 
 def test_what_the_user_has_set_stays(monkeypatch: pytest.MonkeyPatch) -> None:
