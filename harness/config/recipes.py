@@ -1,9 +1,11 @@
 """The recipes of the project, and those of the user's own directory beside them.
 
-guests/kernels/   $IMSH_RECIPES/kernels/     guest kernels
-guests/machines/  $IMSH_RECIPES/machines/    machines
-guests/matrices/  $IMSH_RECIPES/matrices/    kernels and machines of a run of the tests
-images/                                      what is booted around the kernel
+    guests/kernels/   $IMSH_RECIPES/kernels/     guest kernels
+    guests/machines/  $IMSH_RECIPES/machines/    machines
+    guests/matrices/  $IMSH_RECIPES/matrices/    kernels and machines of a run of the tests
+    images/                                      what is booted around the kernel
+
+A file is a recipe, and its name is the recipe's. A name of ours cannot be used again.
 """
 
 from __future__ import annotations
