@@ -153,7 +153,8 @@ class PluggedFunction:
         while moved.cpu != cpu:
             if deadline.expired:
                 raise CheckFailed(f"{deadline.what} is not in force: it is on CPU {moved.cpu}")
-            self.model.raise_and_wait(store, index, deadline)
+            answer = Deadline(ANSWER_SECONDS, f"an interrupt to carry {deadline.what} out")
+            self.model.raise_and_wait(store, index, answer)
             moved = self.control.interrupt(store, index)
             taken += 1
         return taken
