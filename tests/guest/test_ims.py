@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from harness.devices.access_log import Area
 from harness.devices.ledger import Outcome
 from harness.host.deadline import Deadline
 from harness.spec.ims import CompletionStatus, Store
 from harness.spec.msi import RemappableMessage
 from harness.testbed.plugged import PluggedFunction
-from tests.guest.support import deliver, deliver_all, fence, runs
+from tests.guest.support import deliver, fence, runs
 
 CHUNK = 256
 """Interrupts that are requested at a time: two CPUs have about 400 vectors between them."""
@@ -26,7 +27,8 @@ def test_2048_entries_beside_nine_vectors_are_allocated_and_all_deliver(
 
     for start in range(0, 2048, CHUNK):
         guest.request(Store.IMS, start, CHUNK)
-        deliver_all(ims_device, Store.IMS, range(start, start + CHUNK))
+        # One after the other: two that are out together may be answered for each other.
+        deliver(ims_device, Store.IMS, *range(start, start + CHUNK))
         messages = {
             entry.index: (entry.address, entry.data)
             for entry in ims_device.stores()
@@ -66,7 +68,8 @@ def test_a_masked_entry_is_held_and_delivered_once_on_unmask(
     fence(ims_device, Store.IMS, 1)
     assert runs(ims_device, Store.IMS, 2) == 1
     model.ledger.assert_quiet()
-    assert model.spec.ims_mapped is mapped
+    traps = model.accesses.counts_since()[Area.IMS].total
+    assert (traps == 0) is mapped
 
 
 @pytest.mark.capability("A4")
