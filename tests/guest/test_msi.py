@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from harness.devices.access_log import Area
 from harness.devices.ledger import Outcome
 from harness.guest.control import ControlError
 from harness.host.deadline import Deadline
 from harness.spec.ims import Store
+from harness.spec.pci import CapabilityId
 from harness.testbed.plugged import PluggedFunction
 from tests.guest.support import deliver, fence, runs
 
@@ -64,7 +66,16 @@ def test_a_function_with_32_bit_addresses_and_no_mask_bits_delivers(
 ) -> None:
     ims_device.set_up(Store.MSI, 4)
     deliver(ims_device, Store.MSI, 0, 1, 2, 3)
+    ims_device.control.mask(Store.MSI, 1)
     ims_device.check_audit()
+    place = ims_device.model.config.capabilities[CapabilityId.MSI].offset
+    written = {
+        access.offset - place
+        for access in ims_device.model.accesses.accesses(Area.MSI)
+        if access.write
+    }
+    # Control, address and data (7.7.1, figure 7-45): no upper address, and no mask.
+    assert written == {2, 4, 8}
 
 
 @pytest.mark.device(msi_vectors=4)
