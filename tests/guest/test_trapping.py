@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from harness.devices.access_log import Area
+from harness.devices.message_table import ENTRY_SIZE
 from harness.qemu.trace import MSIX_TABLE
-from harness.spec.ims import Store
+from harness.spec.ims import BAR_MSIX_SIZE, Store
+from harness.spec.pci import CapabilityId
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import deliver
@@ -52,9 +54,16 @@ def test_the_trap_sees_the_messages_that_the_guest_writes_to_msix(
 ) -> None:
     with vm.machine.trapped_accesses() as trapped:
         ims_device.set_up(Store.MSIX, 3)
-    written = {access.value for access in trapped.of(MSIX_TABLE) if access.write}
+    # Offset in the BAR, which is aligned to its size, to the last value written there.
+    written = {
+        access.address % BAR_MSIX_SIZE: access.value
+        for access in trapped.of(MSIX_TABLE)
+        if access.write
+    }
     for interrupt in ims_device.control.interrupts(Store.MSIX):
-        assert interrupt.composed.address in written
+        entry = interrupt.index * ENTRY_SIZE
+        assert written[entry] == interrupt.composed.address
+        assert written[entry + 8] == interrupt.composed.data
 
 
 @pytest.mark.capability("E1")
@@ -62,11 +71,14 @@ def test_the_trap_sees_the_message_that_the_guest_writes_to_msi(
     ims_device: PluggedFunction,
 ) -> None:
     ims_device.set_up(Store.MSI, 2)
+    place = ims_device.model.config.capabilities[CapabilityId.MSI].offset
     written = {
-        access.value for access in ims_device.model.accesses.accesses(Area.MSI) if access.write
+        access.offset - place: access.value
+        for access in ims_device.model.accesses.accesses(Area.MSI)
+        if access.write
     }
     composed = ims_device.control.interrupt(Store.MSI, 0).composed
-    assert {composed.address & 0xFFFFFFFF, composed.data} <= written
+    assert (written[4], written[8], written[12]) == (composed.address, 0, composed.data)
 
 
 LIFE = "allocate, request, deliver, mask, unmask, move, release, free"
