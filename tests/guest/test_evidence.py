@@ -185,7 +185,8 @@ def test_a_name_that_nothing_has_is_our_users_mistake(
 
 
 def test_a_machine_without_remapping_is_refused_before_anything_boots(
-    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "--machine", "no-iommu"]) == 2
+    assert main(["run", "--machine", "no-iommu", "--results", str(tmp_path)]) == 2
     assert "does not remap interrupts" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
