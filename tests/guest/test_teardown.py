@@ -45,11 +45,11 @@ def test_unbinding_the_driver_frees_everything_that_is_still_in_use(
     ims_device.control.unbind(ims_device.slot)
 
     assert ims_device.irtes() == {}
-    left = [entry for entry in ims_device.model.stores() if entry.store is Store.IMS]
-    assert all(entry.masked and not entry.address and not entry.data for entry in left)
-    assert not any(
-        entry.enabled for entry in ims_device.model.stores() if entry.store is Store.MSIX
-    )
+    entries = ims_device.model.stores()
+    ims = [entry for entry in entries if entry.store is Store.IMS]
+    assert [entry for entry in ims if not entry.masked or entry.address or entry.data] == []
+    msix = [entry for entry in entries if entry.store is Store.MSIX]
+    assert [entry for entry in msix if entry.enabled] == []
     ims_device.control.bind(ims_device.slot)
     ims_device.set_up(Store.IMS, 1)
     deliver(ims_device, Store.IMS, 0)
