@@ -48,15 +48,16 @@ def test_interrupts_in_flight_survive_moves(ims_device: PluggedFunction, store: 
     guest, model = ims_device.control, ims_device.model
     guest.alloc(store, 4)
     guest.request(store, count=4)
+    deadline = Deadline(60, "3000 interrupts under moves")
     burst = model.burst(store, range(4), 3000)
     cpu = 0
-    while not burst.over:
+    while not burst.over and not deadline.expired:
         cpu = 1 - cpu
         guest.move(store, cpu, count=4)
-    burst.wait(Deadline(60, "3000 interrupts under moves"))
+    burst.wait(deadline)
     found = guest.interrupts(store)
     assert sum(sum(item.counts) for item in found) == 3000
-    assert all(min(item.counts) > 0 for item in found)
+    assert [item.counts for item in found if not min(item.counts)] == []
     model.ledger.assert_quiet()
 
 
