@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno as errno_module
 import json
+import re
 from typing import Any, Final, Protocol
 
 from harness.errors import GuestCommandError, ProtocolError
@@ -34,6 +35,10 @@ ALL: Final = 0
 ANY: Final = None
 """As an index: the next that is free."""
 
+_SECRET: Final = re.compile(r"\b(host_key|seed)=\S+")
+"""Words of a request that no message repeats."""
+
+ANSWER_SECONDS: Final = 20.0
 LONG_SECONDS: Final = 120.0
 """Bound of operations that work through thousands of interrupts in one request."""
 
@@ -50,7 +55,7 @@ class ControlError(GuestCommandError):
 
     def __init__(self, request: str, reply: JsonObject):
         self.request = request
-        """The request's words."""
+        """The request's words, without secrets."""
         self.reply = reply
         """The whole answer: what was done before the error is in it."""
         name = reply["errno"]
@@ -76,14 +81,17 @@ class Control:
         self._exchange = exchange
         self._requests = 0
 
-    def call(self, operation: str, *, seconds: float | None = None, **words: object) -> JsonObject:
+    def call(
+        self, operation: str, *, seconds: float = ANSWER_SECONDS, **words: object
+    ) -> JsonObject:
         """Run an operation by its name and return the answer; words that are None are left out."""
         self._requests += 1
         tag = str(self._requests)
         given = {name: value for name, value in words.items() if value is not None}
-        request = " ".join([operation, *(f"{name}={value}" for name, value in given.items())])
-        deadline = Deadline(seconds, f"imsctl {request}") if seconds else None
-        line = self._exchange.ask(f"{request} tag={tag}", deadline)
+        whole = " ".join([operation, *(f"{name}={value}" for name, value in given.items())])
+        request = _SECRET.sub(r"\1=...", whole)
+        deadline = Deadline(seconds, f"imsctl {request}")
+        line = self._exchange.ask(f"{whole} tag={tag}", deadline)
         reply = _parse(line, request)
         if reply.get("tag") != tag:
             # An answer to a request that was given up: every later one would be off by one.
@@ -243,11 +251,11 @@ class Control:
         """Start the SSH server; when this returns, it listens. The keys are words of imsctl."""
         self.call("ssh", host_key=host_key, client_key=client_key)
 
-    def kernel_log(self, *, clear: bool = False, seconds: float | None = None) -> str:
+    def kernel_log(self, *, clear: bool = False, seconds: float = ANSWER_SECONDS) -> str:
         """Return what the kernel has logged; with ``clear``, it is not returned again."""
         return str(self.call("log", seconds=seconds, clear=int(clear) or None)["text"])
 
-    def read_file(self, path: str, *, seconds: float | None = None) -> str:
+    def read_file(self, path: str, *, seconds: float = ANSWER_SECONDS) -> str:
         """Return a text file of the guest's, of ``/proc`` or ``/sys`` above all."""
         return str(self.call("read", seconds=seconds, path=path)["text"])
 

@@ -34,7 +34,7 @@ class LinePort:
         """
         if error := self._lifeline.error:
             raise error
-        deadline = deadline or Deadline(ANSWER_SECONDS, f"the guest's answer to {line}")
+        deadline = deadline or Deadline(ANSWER_SECONDS, "the guest's answer")
         try:
             self._connection.settimeout(deadline.check())
             self._connection.sendall(line.encode() + b"\n")

@@ -187,7 +187,7 @@ class LineChannel:
         :raises GuestCommandError: the command ended; what it said on stderr is the evidence.
         :raises GuestLost: the machine was lost.
         """
-        deadline = deadline or Deadline(COMMAND_SECONDS, f"{self._command}: the reply to {line}")
+        deadline = deadline or Deadline(COMMAND_SECONDS, f"{self._command}: a reply")
         try:
             _send(self._channel, line.encode() + b"\n", deadline)
             while b"\n" not in self._rest:

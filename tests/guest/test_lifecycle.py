@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -182,11 +181,13 @@ def test_a_qemu_that_does_not_start_shows_its_words_and_its_arguments(
 @pytest.mark.parametrize("moment", ["starting", "ready"])
 def test_a_killed_harness_leaves_no_machine(lab: Lab, tmp_path: Path, moment: str) -> None:
     lab.guest()  # so that the child need not build it
-    before = set(os.listdir(tempfile.gettempdir()))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
     with subprocess.Popen(
         [sys.executable, "-m", "tests.guest.doomed", str(tmp_path)],
         stdout=subprocess.PIPE,
         text=True,
+        env={**os.environ, "TMPDIR": str(temporary)},
     ) as child:
         try:
             assert child.stdout is not None
@@ -197,8 +198,7 @@ def test_a_killed_harness_leaves_no_machine(lab: Lab, tmp_path: Path, moment: st
         finally:
             child.kill()
     wait_until(lambda: not running(pid), Deadline(5, "QEMU's end"))
-    left = set(os.listdir(tempfile.gettempdir())) - before
-    assert not [name for name in left if name.startswith("imsh-")]
+    assert list(temporary.iterdir()) == []
 
 
 def running(pid: int) -> bool:

@@ -295,6 +295,15 @@ def test_a_guest_is_made_fresh_with_time_and_seed() -> None:
     ]  # fmt: skip
 
 
+def test_no_message_repeats_a_secret(pipes: Pipes) -> None:
+    control = Control(pipes)
+    with pytest.raises(ControlError, match=r"imsctl fresh .*seed=\.\.\.: EINVAL") as caught:
+        control.make_fresh(0.0, bytes(31))
+    assert bytes(31).hex() not in str(caught.value)
+    with pytest.raises(ControlError, match=r"imsctl ssh host_key=\.\.\. client_key=x: EINVAL"):
+        control.start_ssh("secret", "x")
+
+
 def test_an_interrupt_comes_back_as_its_facts() -> None:
     answers = Answers({"index": 3, "done": 1, "interrupts": [INTERRUPT]})
     (interrupt,) = Control(answers).move(Store.IMS, 1, 3)
