@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from typing import Final
 
@@ -11,7 +12,7 @@ from harness.build.qemu import QemuBinary
 from harness.devices.device_spec import DeviceSpec
 from harness.devices.test_function import TestFunction
 from harness.errors import CheckFailed, HarnessError
-from harness.guest.control import Control
+from harness.guest.control import Control, ControlError
 from harness.guest.identity import Identity, make_identity
 from harness.guest.kernel_log import Finding, alarm, findings
 from harness.guest.port import line_port
@@ -166,8 +167,15 @@ class Vm:
             raise
         finally:
             if self.machine.vitals.error is None:
-                self.control.unbind(plugged.slot)
+                self._unbind(plugged)
         server.check()
+
+    def _unbind(self, plugged: PluggedFunction) -> None:
+        try:
+            self.control.unbind(plugged.slot)
+        except ControlError as error:
+            if error.errno != errno.ENODEV:  # somebody has done it already
+                raise
 
     def dump(self) -> None:
         """Write what may explain a failure into the workspace; never raises a HarnessError."""

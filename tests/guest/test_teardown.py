@@ -53,3 +53,9 @@ def test_unbinding_the_driver_frees_everything_that_is_still_in_use(
     ims_device.control.bind(ims_device.slot)
     ims_device.set_up(Store.IMS, 1)
     deliver(ims_device, Store.IMS, 0)
+
+
+@pytest.mark.kernel("debian-6.12")
+@pytest.mark.machine("caching")
+def test_a_test_may_leave_the_driver_unbound(ims_device: PluggedFunction) -> None:
+    ims_device.control.unbind(ims_device.slot)
