@@ -1,34 +1,29 @@
-"""What this machine has of what imsh needs: tried, one by one.
-
-Each trial stands alone. Whatever it runs into is its answer, and the next one is made all the same:
-a broken machine is described, not fallen over.
-"""
+"""What this machine has of what imsh needs: tried, one by one."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import enum
 import functools
 import math
 import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final, Literal
 
 from harness.build.kernel import KernelRecipe
 from harness.build.provision import Guest, Provisioner
 from harness.build.qemu import QemuBinary
-from harness.build.requirements import provisioning_requirements
+from harness.build.requirements import try_provisioning
 from harness.config.recipes import load_machines
 from harness.errors import HarnessError, MissingRequirement
 from harness.guest.kernel_log import alarm
 from harness.host.deadline import SLOWDOWN_VARIABLE, Deadline, wait_until
 from harness.host.process import find_tool, run, running
+from harness.host.requirements import Answer, Diagnosis, Status, attempt
 from harness.host.slowdown import measure_slowdown
 from harness.host.workspace import Workspace
 from harness.qemu.machine import BOOT_SECONDS, Boot, running_machine
@@ -52,60 +47,6 @@ memory[:4] = b"imsh"
 print("mapped", flush=True)
 time.sleep(60)
 """
-
-
-class Status(enum.StrEnum):
-    """What came of a trial."""
-
-    FOUND = "found"
-    MISSING = "missing"
-    NOT_BUILT = "not built"
-    """imsh makes it by itself when it is first needed."""
-    NOT_TRIED = "not tried"
-    """Something else has to be there first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What a trial has to say when there is more to it than the detail."""
-
-    detail: str
-    hint: str | None = None
-    status: Status = Status.FOUND
-
-
-@dataclass(frozen=True, slots=True)
-class Diagnosis:
-    """The answer about one requirement."""
-
-    name: str
-    status: Status
-    required: bool
-    """Whether imsh is of no use without it."""
-    detail: str
-    """Where or what it is; or why it is not there."""
-    hint: str | None = None
-    """How to mend it."""
-
-    @property
-    def is_fatal(self) -> bool:
-        """Whether imsh cannot work on this machine as it is."""
-        return self.required and self.status is Status.MISSING
-
-
-def attempt(name: str, trial: Callable[[], str | Answer], *, required: bool = True) -> Diagnosis:
-    """Return what came of a trial, whatever it raised."""
-    try:
-        answer = trial()
-    except HarnessError as error:
-        detail = ": ".join([error.message, *(error.evidence or "").splitlines()[-1:]])
-        return Diagnosis(name, Status.MISSING, required, detail, error.hint)
-    except Exception as error:
-        detail = f"{type(error).__name__}: {error}"
-        return Diagnosis(name, Status.MISSING, required, detail)
-    if isinstance(answer, str):
-        answer = Answer(answer)
-    return Diagnosis(name, answer.status, required, answer.detail, answer.hint)
 
 
 def examine() -> Iterator[Diagnosis]:
@@ -190,14 +131,8 @@ def try_speed() -> Answer:
 
 
 def _examine_supplies(provisioner: Provisioner) -> Iterator[Diagnosis]:
+    yield from try_provisioning(provisioner.cache.directory, provisioner.recipes)
     supplies = Supplies(provisioner)
-    try:
-        for item in provisioning_requirements(provisioner.cache.directory, provisioner.recipes):
-            status = Status.FOUND if item.found else Status.MISSING
-            yield Diagnosis(item.name, status, True, item.detail, item.hint)
-    except Exception as error:
-        detail = f"{type(error).__name__}: {error}"
-        yield Diagnosis("provisioning", Status.MISSING, True, detail)
     yield attempt("QEMU", supplies.find_qemu)
     for name, recipe in provisioner.recipes.kernels.items():
         # Bound now: a closure would see the last recipe only.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -13,7 +13,7 @@ from harness.build.provision import Recipes
 from harness.errors import LaunchError, MissingRequirement
 from harness.host.deadline import Deadline
 from harness.host.process import run
-from harness.host.requirements import Requirement, attempt, disk_space, tool
+from harness.host.requirements import Diagnosis, attempt, attempt_tool, try_disk_space
 
 DISK_MIB: Final = 3000
 """What QEMU, three kernels with their build roots, and the packages take: 2.1 GiB today."""
@@ -21,21 +21,19 @@ DISK_MIB: Final = 3000
 _APT_HELPER: Final = "/usr/lib/apt/apt-helper"
 
 
-def provisioning_requirements(cache: Path, recipes: Recipes) -> list[Requirement]:
-    """Return an answer for everything that filling the cache needs."""
+def try_provisioning(cache: Path, recipes: Recipes) -> Iterator[Diagnosis]:
+    """Yield an answer for everything that filling the cache needs."""
     roots = [recipes.qemu.root, recipes.image.root, *(k.root for k in recipes.kernels.values())]
     suites = sorted({suite for root in roots for suite in root.suites})
-    return [
-        tool("apt-get", package="apt"),
-        tool("dpkg-deb", package="dpkg"),
-        tool("perl"),
-        tool("tar"),
-        tool("unshare", package="util-linux"),
-        attempt("user namespaces", _namespaces),
-        attempt("archive keyring", lambda: str(find_archive().keyring)),
-        attempt("package archive", lambda: _reach_archive(suites)),
-        disk_space(cache, DISK_MIB),
-    ]
+    yield attempt_tool("apt-get", package="apt")
+    yield attempt_tool("dpkg-deb", package="dpkg")
+    yield attempt_tool("perl")
+    yield attempt_tool("tar")
+    yield attempt_tool("unshare", package="util-linux")
+    yield attempt("user namespaces", _namespaces)
+    yield attempt("archive keyring", lambda: str(find_archive().keyring))
+    yield attempt("package archive", lambda: _reach_archive(suites))
+    yield attempt("disk space", lambda: try_disk_space(cache, DISK_MIB))
 
 
 def _namespaces() -> str:

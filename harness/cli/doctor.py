@@ -11,8 +11,9 @@ import argparse
 import dataclasses
 import json
 
-from harness.doctor import Diagnosis, examine
+from harness.doctor import examine
 from harness.errors import Verdict
+from harness.host.requirements import Diagnosis
 
 HELP = "try what imsh needs on this machine, and say how to mend what is missing"
 

@@ -15,7 +15,7 @@ from harness.build.archive import (
     parse_targets,
     signed_by,
 )
-from harness.build.requirements import provisioning_requirements
+from harness.build.requirements import try_provisioning
 from harness.config.recipes import load_recipes
 
 # As apt 2.6 prints them, with other hosts.
@@ -111,8 +111,8 @@ def test_an_archive_out_of_reach_is_told_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMSH_MIRROR", f"copy:{tmp_path}")
-    answers = {item.name: item for item in provisioning_requirements(tmp_path, load_recipes())}
+    answers = {item.name: item for item in try_provisioning(tmp_path, load_recipes())}
     archive = answers["package archive"]
-    assert not archive.found
+    assert archive.is_fatal
     assert str(tmp_path) in archive.detail
     assert "IMSH_MIRROR" in (archive.hint or "")

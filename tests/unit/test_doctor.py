@@ -18,51 +18,10 @@ from harness.build.module import ModuleArtifact
 from harness.build.provision import Guest, Provisioner
 from harness.build.qemu import QemuBinary
 from harness.cli.main import main
-from harness.doctor import Answer, Diagnosis, Status, Supplies, attempt, examine
+from harness.doctor import Supplies, examine
 from harness.errors import LaunchError, MissingRequirement
+from harness.host.requirements import Diagnosis, Status, attempt
 from harness.testbed.supplies import DEFAULT_KERNEL, make_provisioner
-
-
-def fail(error: Exception) -> str:
-    raise error
-
-
-# What becomes of a trial
-
-
-def test_what_a_trial_returns_is_where_the_thing_was_found() -> None:
-    assert attempt("x", lambda: "here") == Diagnosis("x", Status.FOUND, True, "here")
-
-
-def test_a_trial_that_fails_says_why_and_how_to_mend_it() -> None:
-    error = MissingRequirement("it is not there", hint="install it", evidence="one\nlast words")
-    assert attempt("x", lambda: fail(error)) == Diagnosis(
-        "x", Status.MISSING, True, "it is not there: last words", "install it"
-    )
-
-
-def test_a_trial_that_breaks_is_described_and_does_not_break_the_doctor() -> None:
-    found = attempt("x", lambda: fail(ZeroDivisionError("by nought")))
-    assert (found.status, found.detail) == (Status.MISSING, "ZeroDivisionError: by nought")
-
-
-@pytest.mark.parametrize(
-    ("status", "required", "fatal"),
-    [
-        (Status.MISSING, True, True),
-        (Status.MISSING, False, False),
-        (Status.NOT_BUILT, True, False),
-        (Status.NOT_TRIED, True, False),
-        (Status.FOUND, True, False),
-    ],
-)
-def test_only_what_is_required_and_missing_is_fatal(
-    status: Status, required: bool, fatal: bool
-) -> None:
-    found = attempt("x", lambda: Answer("detail", "hint", status), required=required)
-    assert found == Diagnosis("x", status, required, "detail", "hint")
-    assert found.is_fatal is fatal
-
 
 # The host
 
@@ -222,19 +181,6 @@ def test_a_machine_without_any_tool_is_described_to_the_end(
     assert not found["KVM"].required
 
 
-def test_provisioning_that_breaks_leaves_the_other_answers(
-    provisioner: Provisioner, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def broken(*_: object) -> list[object]:
-        raise PermissionError("not for you")
-
-    monkeypatch.setattr(doctor, "provisioning_requirements", broken)
-    found = {item.name: item for item in examine()}
-    assert found["provisioning"].detail == "PermissionError: not for you"
-    assert found["provisioning"].is_fatal
-    assert "QEMU" in found
-
-
 @pytest.mark.usefixtures("broken_cache")
 def test_the_command_prints_a_list_for_scripts_and_ends_with_three(
     capsys: pytest.CaptureFixture[str],
@@ -260,7 +206,7 @@ def test_the_command_prints_the_hint_below_what_is_missing(
 def test_what_is_optional_does_not_fail_the_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = [attempt("KVM", lambda: fail(MissingRequirement("none")), required=False)]
+    answers = [Diagnosis("KVM", Status.MISSING, False, "none")]
     monkeypatch.setattr("harness.cli.doctor.examine", lambda: iter(answers))
     assert main(["doctor"]) == 0
     assert "KVM (optional)" in capsys.readouterr().out
