@@ -2,12 +2,13 @@
 """Root directories made of distribution packages, by mmdebstrap's extract variant.
 
 mmdebstrap is itself fetched from the archive. apt does the resolving, the downloading and the
-verifying; no package is configured, so that no foreign code runs. Packages and package lists are
-kept in the cache and shared by all roots: an interrupted download goes on where it stopped.
+verifying; no package is configured, so that no foreign code runs. What it fetches lies in a pool
+that all roots share: an interrupted download goes on where it stopped.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shlex
 import shutil
@@ -18,6 +19,7 @@ from typing import Final
 
 from harness.build.archive import Archive, find_archive
 from harness.build.namespace import MOUNT_POINTS, as_root, run_step
+from harness.build.pool import Pool
 from harness.errors import BuildError
 from harness.host.cache import Cache, digest
 from harness.host.deadline import Deadline
@@ -64,7 +66,7 @@ class Roots:
 
     def __init__(self, cache: Cache):
         self._cache = cache
-        self._pool = cache.directory / "pool"
+        self._pool = Pool(cache)
 
     def provide(
         self,
@@ -101,34 +103,32 @@ class Roots:
         archive = find_archive()
         perl = find_tool("perl")
         script = self._provide_tool(archive)
-        # One apt at a time: it locks the pool anyway, and fails instead of waiting.
-        with self._cache.lock("pool", "another root"):
+        with self._pool.held():
             run_step(
                 as_root([str(perl), str(script), *self._arguments(recipe, archive, entry)]),
                 step=f"making a root of {', '.join(recipe.packages)} from {recipe.suites[0]}",
                 log=log,
                 deadline=Deadline(_SECONDS, "mmdebstrap"),
             )
+            installed = re.findall(r"(?m)^Inst (\S+) (?:\[\S*\] )?\((\S+)", log.read_text())
+            if not installed:
+                raise BuildError("apt did not say which packages it chose", hint=f"the log: {log}")
+            lines = [f"{name} {version}\n" for name, version in sorted(set(installed))]
+            (entry / PACKAGES_FILE).write_text("".join(lines))
+            self._pool.drop_all_but(used_packages(self._cache))
         for name in MOUNT_POINTS:
             (entry / "root" / name).mkdir(exist_ok=True)
-        installed = re.findall(r"(?m)^Inst (\S+) (?:\[\S*\] )?\((\S+)", log.read_text())
-        if not installed:
-            raise BuildError("apt did not say which packages it chose", hint=f"the log: {log}")
-        lines = [f"{name} {version}\n" for name, version in sorted(set(installed))]
-        (entry / PACKAGES_FILE).write_text("".join(lines))
 
     def _arguments(self, recipe: RootRecipe, archive: Archive, entry: Path) -> list[str]:
-        pool = shlex.quote(str(self._pool))
         share = (
-            f'mkdir -p {pool}/archives/partial {pool}/lists/partial "$1"/var/cache/apt/archives && '
-            f'mount --bind {pool}/archives "$1"/var/cache/apt/archives && '
-            f'mount --bind {pool}/lists "$1"/var/lib/apt/lists'
+            'mkdir -p "$1"/var/cache/apt/archives && '
+            f'mount --bind {shlex.quote(str(self._pool.archives))} "$1"/var/cache/apt/archives'
         )
         report = (
             'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate --quiet=2 install '
             + shlex.join(recipe.packages)
         )
-        options = [*_COMMON_OPTIONS, *archive.options]
+        options = self._options(archive)
         if len(recipe.suites) > 1:
             options.append(f'APT::Default-Release "{recipe.suites[0]}";')
         return [
@@ -147,12 +147,15 @@ class Roots:
             *[archive.source(suite) for suite in recipe.suites],
         ]
 
+    def _options(self, archive: Archive) -> list[str]:
+        lists = f'Dir::State::lists "{self._pool.lists}";'
+        return [*_COMMON_OPTIONS, lists, *archive.options]
+
     def _provide_tool(self, archive: Archive) -> Path:
         """Return the mmdebstrap script, fetched from the archive if need be."""
 
         def make(entry: Path, log: Path) -> None:
             state = entry / "apt"
-            (self._pool / "lists/partial").mkdir(parents=True, exist_ok=True)
             for directory in ("archives/partial", "apt.conf.d", "preferences.d"):
                 (state / directory).mkdir(parents=True)
             (state / "sources.list").write_text(archive.source(TOOL_SUITE) + "\n")
@@ -162,15 +165,13 @@ class Roots:
                 'APT::Architectures { "amd64"; };',
                 f'Dir::State "{state}";',
                 f'Dir::State::status "{state}/status";',
-                f'Dir::State::lists "{self._pool}/lists";',
                 f'Dir::Cache "{state}";',
                 f'Dir::Etc "{state}";',
                 'Dir::Etc::sourceparts "-";',
-                *_COMMON_OPTIONS,
-                *archive.options,
+                *self._options(archive),
             ]))  # fmt: skip
             config = f"APT_CONFIG={state}/apt.conf"
-            with self._cache.lock("pool", "another root"):
+            with self._pool.held():
                 for words in (["update"], ["download", "mmdebstrap"]):
                     run_step(
                         ["env", "-C", str(entry), config, "apt-get", "--quiet=2", *words],
@@ -192,23 +193,14 @@ class Roots:
 
     def _state(self) -> Callable[[Path], str]:
         """Return a function that says what mmdebstrap does and how much apt has fetched."""
-        before = self._pool_bytes()
+        before = self._pool.size()
 
         def state(log: Path) -> str:
             done = re.findall(r"(?m)^I: (\w[^/\n]*)\.\.\.$", log.read_text(errors="replace"))
-            fetched = (self._pool_bytes() - before) / 1e6
+            fetched = max(0, self._pool.size() - before) / 1e6
             return ", ".join([*done[-1:], f"{fetched:.1f} MB fetched"])
 
         return state
-
-    def _pool_bytes(self) -> int:
-        total = 0
-        for path in self._pool.rglob("*"):
-            try:
-                total += path.stat().st_size
-            except FileNotFoundError:  # apt has renamed it
-                continue
-        return total
 
 
 def root_key(recipe: RootRecipe) -> str:
@@ -219,3 +211,12 @@ def root_key(recipe: RootRecipe) -> str:
 def read_packages(entry: Path) -> tuple[str, ...]:
     """Return the packages of a root's entry, each as "name version"."""
     return tuple((entry / PACKAGES_FILE).read_text().splitlines())
+
+
+def used_packages(cache: Cache) -> set[str]:
+    """Return the packages of all roots in the cache, complete or not, each as "name version"."""
+    found: set[str] = set()
+    for file in cache.directory.glob(f"*/*/{PACKAGES_FILE}"):
+        with contextlib.suppress(FileNotFoundError):  # its entry was just removed or completed
+            found.update(file.read_text().splitlines())
+    return found
