@@ -131,7 +131,7 @@ def try_speed() -> Answer:
 
 
 def _examine_supplies(provisioner: Provisioner) -> Iterator[Diagnosis]:
-    yield from try_provisioning(provisioner.cache.directory, provisioner.recipes)
+    yield from try_provisioning(provisioner)
     supplies = Supplies(provisioner)
     yield attempt("QEMU", supplies.find_qemu)
     for name, recipe in provisioner.recipes.kernels.items():

@@ -15,8 +15,11 @@ from harness.build.archive import (
     parse_targets,
     signed_by,
 )
+from harness.build.provision import Provisioner
 from harness.build.requirements import try_provisioning
 from harness.config.recipes import load_recipes
+from harness.host.cache import Cache
+from harness.host.progress import Progress
 
 # As apt 2.6 prints them, with other hosts.
 LISTING = """\
@@ -111,7 +114,8 @@ def test_an_archive_out_of_reach_is_told_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("IMSH_MIRROR", f"copy:{tmp_path}")
-    answers = {item.name: item for item in try_provisioning(tmp_path, load_recipes())}
+    provisioner = Provisioner(Cache(tmp_path, Progress(None)), load_recipes())
+    answers = {item.name: item for item in try_provisioning(provisioner)}
     archive = answers["package archive"]
     assert archive.is_fatal
     assert str(tmp_path) in archive.detail

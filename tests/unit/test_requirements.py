@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from harness.errors import MissingRequirement
-from harness.host.requirements import Answer, Diagnosis, Status, attempt, attempt_tool
+from harness.host.requirements import (
+    Answer,
+    Diagnosis,
+    Status,
+    attempt,
+    attempt_tool,
+    try_disk_space,
+)
 
 
 def fail(error: Exception) -> str:
@@ -50,3 +59,16 @@ def test_a_tool_that_is_not_in_path_is_named_with_its_package() -> None:
     found = attempt_tool("no-such-tool", package="things")
     assert found.is_fatal
     assert "package things" in str(found.hint)
+
+
+def test_a_disk_with_room_is_named_with_what_is_free(tmp_path: Path) -> None:
+    place = tmp_path / "cache/to/be"
+    assert try_disk_space(place, 0).endswith(f" MiB free for {place}")
+
+
+def test_a_disk_without_room_is_told_how_much_is_needed(tmp_path: Path) -> None:
+    with pytest.raises(
+        MissingRequirement, match=r"free for .*, 1099511627776 MiB needed"
+    ) as caught:
+        try_disk_space(tmp_path, 1 << 40)
+    assert "IMSH_CACHE" in str(caught.value.hint)
