@@ -32,6 +32,7 @@ CACHE_VARIABLE: Final = "IMSH_CACHE"
 _LOCK_SECONDS: Final = 1800.0
 _UNUSED_DAYS: Final = 30
 _PARTIAL: Final = ".partial"
+_REPLACED: Final = f".replaced{_PARTIAL}"
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
 _NO_SPACE_TEXTS: Final = (*map(os.strerror, _NO_SPACE), "You don't have enough free space")
 """What programs say of a full disk: the C library's words, and apt's of one that will be full."""
@@ -98,16 +99,18 @@ class Cache:
         make: Callable[[Path, Path], None],
         *,
         state: Callable[[Path], str] | None = None,
+        stale: Callable[[Path], bool] = lambda _: False,
     ) -> Path:
         """Return the entry's directory, after making it if need be.
 
         ``make(directory, log)`` fills an empty directory and appends to a log file. When two runs
         want the same entry, one makes it and the other waits. ``state(log)`` says how far it is.
+        An entry of which ``stale(directory)`` says so is made anew, and stays until that is done.
 
         :raises BuildError: the disk is full; nothing is left behind.
         :raises DeadlineExpired: another run did not finish making it.
         """
-        if path := self.find(kind, name, key):
+        if (path := self.find(kind, name, key)) and not stale(path):
             return path
         what = f"{kind} {name}"
         path = self._path(kind, name, key)
@@ -115,7 +118,7 @@ class Cache:
         with self._disk_errors(what, log):
             self._make_directories(path.parent, log.parent)
             with self.lock(f"{kind}-{path.name}", what):
-                if path.is_dir():
+                if path.is_dir() and not stale(path):
                     return path
                 self._sweep(path.parent)
                 log.write_bytes(b"")
@@ -164,14 +167,18 @@ class Cache:
 
     def _make(self, path: Path, log: Path, make: Callable[[Path, Path], None]) -> None:
         partial = path.with_name(path.name + _PARTIAL)
+        replaced = path.with_name(path.name + _REPLACED)
         _remove(partial)
         partial.mkdir()
         try:
             make(partial, log)
+            if path.is_dir():
+                path.rename(replaced)
             partial.rename(path)
         except BaseException:
             _remove(partial)
             raise
+        _remove(replaced)
 
     def _sweep(self, kind: Path) -> None:
         """Remove what killed runs left, and entries that nothing has used for long."""

@@ -28,7 +28,8 @@ def make(entry, log):
     (entry / "half").touch()
     print("making", flush=True)
     time.sleep(60)
-Cache(Path(sys.argv[1]), Progress(None)).provide("kind", "thing", sys.argv[2], make)
+cache = Cache(Path(sys.argv[1]), Progress(None))
+cache.provide("kind", "thing", sys.argv[2], make, stale=lambda _: True)
 """
 
 
@@ -69,6 +70,43 @@ def test_a_forgotten_entry_is_made_anew(cache: Cache) -> None:
     assert cache.find("kind", "thing", "k1") is None
     made = cache.provide("kind", "thing", "k1", writing("two"))
     assert (made / "file").read_text() == "two"
+
+
+def test_a_stale_entry_stays_until_it_is_made_anew(cache: Cache) -> None:
+    old = cache.provide("kind", "thing", "k1", writing("one"))
+
+    def make(entry: Path, log: Path) -> None:
+        assert (old / "file").read_text() == "one"
+        writing("two")(entry, log)
+
+    made = cache.provide("kind", "thing", "k1", make, stale=lambda entry: entry == old)
+    assert (made / "file").read_text() == "two"
+    assert list((cache.directory / "kind").iterdir()) == [made]
+
+
+def test_a_stale_entry_stays_when_its_maker_fails(cache: Cache) -> None:
+    def make(_entry: Path, _log: Path) -> None:
+        raise BuildError("compiler")
+
+    old = cache.provide("kind", "thing", "k1", writing("one"))
+    with pytest.raises(BuildError, match="compiler"):
+        cache.provide("kind", "thing", "k1", make, stale=lambda _: True)
+    assert (old / "file").read_text() == "one"
+
+
+def test_a_stale_entry_stays_when_its_maker_is_killed(cache: Cache) -> None:
+    old = cache.provide("kind", "thing", "k1", writing("one"))
+    killed_maker(cache, "k1")
+    assert cache.find("kind", "thing", "k1") == old
+    assert (old / "file").read_text() == "one"
+
+
+def test_an_entry_that_another_run_has_made_anew_is_taken(cache: Cache) -> None:
+    old = cache.provide("kind", "thing", "k1", writing("one"))
+    answers = iter([True, False])  # before and after waiting for the other run
+    made = cache.provide("kind", "thing", "k1", writing("two"), stale=lambda _: next(answers))
+    assert made == old
+    assert (made / "file").read_text() == "one"
 
 
 def test_another_key_is_another_entry(cache: Cache) -> None:
