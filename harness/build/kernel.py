@@ -47,9 +47,11 @@ class KernelArtifact:
         )
 
 
-def provide_kernel(roots: Roots, recipe: KernelRecipe) -> KernelArtifact:
+def provide_kernel(roots: Roots, recipe: KernelRecipe, *, newest: bool = False) -> KernelArtifact:
     """Return the kernel of a recipe, after fetching it if need be.
 
+    :param newest: as the archive has it now. No guest of an older one may be running: it is
+        replaced, as soon as the new one is complete.
     :raises BuildError: a step failed, or the packages hold no single kernel.
     :raises MissingRequirement: the host lacks something.
     """
@@ -67,22 +69,14 @@ def provide_kernel(roots: Roots, recipe: KernelRecipe) -> KernelArtifact:
             deadline=Deadline(120, "depmod"),
         )
 
-    return _describe(recipe, roots.provide(KIND, recipe.name, recipe.root, finish))
+    entry = roots.provide(KIND, recipe.name, recipe.root, finish, newest=newest)
+    return _describe(recipe, entry)
 
 
 def find_kernel(roots: Roots, recipe: KernelRecipe) -> KernelArtifact | None:
     """Return the kernel of a recipe when it is here; nothing is built."""
     entry = roots.find(KIND, recipe.name, recipe.root)
     return _describe(recipe, entry) if entry else None
-
-
-def refresh_kernel(roots: Roots, recipe: KernelRecipe) -> KernelArtifact:
-    """Return the kernel of a recipe as the archive has it now; no guest of it may be running.
-
-    :raises BuildError: as :func:`provide_kernel`; the older one is gone then.
-    """
-    roots.forget(KIND, recipe.name, recipe.root)
-    return provide_kernel(roots, recipe)
 
 
 def _describe(recipe: KernelRecipe, entry: Path) -> KernelArtifact:

@@ -5,13 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.build.image import ImageArtifact, ImageRecipe, find_image, provide_image
-from harness.build.kernel import (
-    KernelArtifact,
-    KernelRecipe,
-    find_kernel,
-    provide_kernel,
-    refresh_kernel,
-)
+from harness.build.kernel import KernelArtifact, KernelRecipe, find_kernel, provide_kernel
 from harness.build.module import ModuleArtifact, find_module, provide_module
 from harness.build.qemu import QemuBinary, QemuRecipe, find_qemu, provide_qemu
 from harness.build.roots import Roots
@@ -57,11 +51,12 @@ class Provisioner:
         return provide_kernel(self._roots, recipe)
 
     def refresh_kernel(self, recipe: KernelRecipe) -> KernelArtifact:
-        """Return a guest kernel as the archive has it now, replacing what is here.
+        """Return a guest kernel as the archive has it now, replacing an older one that is here.
 
-        The recipe of the backports names no version: this is how a nightly follows the archive.
+        A recipe names no version: this is how a nightly follows the archive. No guest of the kernel
+        may be running.
         """
-        return refresh_kernel(self._roots, recipe)
+        return provide_kernel(self._roots, recipe, newest=True)
 
     def module(self, kernel: KernelArtifact) -> ModuleArtifact:
         """Return the guest module and the control tool, built for a kernel."""

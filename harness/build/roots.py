@@ -12,6 +12,7 @@ import contextlib
 import re
 import shlex
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,52 +75,74 @@ class Roots:
         name: str,
         recipe: RootRecipe,
         finish: Callable[[Path, Path], None] | None = None,
+        *,
+        newest: bool = False,
     ) -> Path:
         """Return the entry of a root, after making it if need be: ``root/`` and ``packages``.
 
         ``finish(entry, log)`` completes it, e.g. runs something in it. The key is the recipe: what
-        the archive has newer today goes into the next root that is made (see :meth:`forget`).
+        the archive has newer today goes into a root that is there only if ``newest`` asks for it.
+        Then another is made, if there is anything newer, and replaces the one that is there.
 
         :raises BuildError: a step failed; it names the step, and its evidence is the log's tail.
         :raises MissingRequirement: the host lacks something.
         """
+        wanted = self._newest(f"{kind}-{name}", recipe) if newest else None
 
         def make(entry: Path, log: Path) -> None:
-            self._make(recipe, entry, log)
+            self._make(recipe, entry, log, replaced=self.find(kind, name, recipe))
             if finish:
                 finish(entry, log)
 
-        return self._cache.provide(kind, name, root_key(recipe), make, state=self._state())
+        def stale(entry: Path) -> bool:
+            return wanted is not None and read_packages(entry) != wanted
+
+        return self._cache.provide(
+            kind, name, root_key(recipe), make, state=self._state(), stale=stale
+        )
 
     def find(self, kind: str, name: str, recipe: RootRecipe) -> Path | None:
         """Return the entry of a root when it is there."""
         return self._cache.find(kind, name, root_key(recipe))
 
-    def forget(self, kind: str, name: str, recipe: RootRecipe) -> None:
-        """Remove a root, so that the next one has what the archive has then."""
-        self._cache.forget(kind, name, root_key(recipe))
-
-    def _make(self, recipe: RootRecipe, entry: Path, log: Path) -> None:
-        archive = find_archive()
-        perl = find_tool("perl")
-        script = self._provide_tool(archive)
+    def _make(self, recipe: RootRecipe, entry: Path, log: Path, *, replaced: Path | None) -> None:
+        command = self._command(recipe, entry / "root")
         with self._pool.held():
             run_step(
-                as_root([str(perl), str(script), *self._arguments(recipe, archive, entry)]),
+                command,
                 step=f"making a root of {', '.join(recipe.packages)} from {recipe.suites[0]}",
                 log=log,
                 deadline=Deadline(_SECONDS, "mmdebstrap"),
             )
-            installed = re.findall(r"(?m)^Inst (\S+) (?:\[\S*\] )?\((\S+)", log.read_text())
-            if not installed:
-                raise BuildError("apt did not say which packages it chose", hint=f"the log: {log}")
-            lines = [f"{name} {version}\n" for name, version in sorted(set(installed))]
-            (entry / PACKAGES_FILE).write_text("".join(lines))
-            self._pool.drop_all_but(used_packages(self._cache))
+            packages = _chosen_packages(log)
+            (entry / PACKAGES_FILE).write_text("".join(f"{package}\n" for package in packages))
+            self._pool.drop_all_but(used_packages(self._cache, besides=replaced))
         for name in MOUNT_POINTS:
             (entry / "root" / name).mkdir(exist_ok=True)
 
-    def _arguments(self, recipe: RootRecipe, archive: Archive, entry: Path) -> list[str]:
+    def _newest(self, name: str, recipe: RootRecipe) -> tuple[str, ...]:
+        """Return the packages that a root would have now. Only package lists are fetched."""
+        log = self._cache.directory / "logs" / f"{name}.newest.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with (
+            self._cache.progress.step(f"looking for newer packages: {name}"),
+            tempfile.TemporaryDirectory(prefix="imsh-") as directory,
+        ):
+            command = self._command(recipe, Path(directory, "root"), "--simulate", "--verbose")
+            with self._pool.held():
+                log.write_bytes(b"")
+                run_step(
+                    command,
+                    step=f"looking for newer packages in {', '.join(recipe.suites)}",
+                    log=log,
+                    deadline=Deadline(_SECONDS, "mmdebstrap"),
+                )
+                return _chosen_packages(log)
+
+    def _command(self, recipe: RootRecipe, root: Path, *more_options: str) -> list[str]:
+        archive = find_archive()
+        perl = find_tool("perl")
+        script = self._provide_tool(archive)
         share = (
             'mkdir -p "$1"/var/cache/apt/archives && '
             f'mount --bind {shlex.quote(str(self._pool.archives))} "$1"/var/cache/apt/archives'
@@ -131,7 +154,9 @@ class Roots:
         options = self._options(archive)
         if len(recipe.suites) > 1:
             options.append(f'APT::Default-Release "{recipe.suites[0]}";')
-        return [
+        return as_root([
+            str(perl),
+            str(script),
             "--mode=root",
             "--variant=extract",
             "--architectures=amd64",
@@ -142,10 +167,11 @@ class Roots:
             *[f"--aptopt={option}" for option in options],
             f"--setup-hook={share}",
             f"--extract-hook={report}",
+            *more_options,
             recipe.suites[-1],
-            str(entry / "root"),
+            str(root),
             *[archive.source(suite) for suite in recipe.suites],
-        ]
+        ])  # fmt: skip
 
     def _options(self, archive: Archive) -> list[str]:
         lists = f'Dir::State::lists "{self._pool.lists}";'
@@ -194,11 +220,13 @@ class Roots:
     def _state(self) -> Callable[[Path], str]:
         """Return a function that says what mmdebstrap does and how much apt has fetched."""
         before = self._pool.size()
+        most = 0  # what is superseded leaves the pool in the end
 
         def state(log: Path) -> str:
+            nonlocal most
+            most = max(most, self._pool.size() - before)
             done = re.findall(r"(?m)^I: (\w[^/\n]*)\.\.\.$", log.read_text(errors="replace"))
-            fetched = max(0, self._pool.size() - before) / 1e6
-            return ", ".join([*done[-1:], f"{fetched:.1f} MB fetched"])
+            return ", ".join([*done[-1:], f"{most / 1e6:.1f} MB fetched"])
 
         return state
 
@@ -213,10 +241,20 @@ def read_packages(entry: Path) -> tuple[str, ...]:
     return tuple((entry / PACKAGES_FILE).read_text().splitlines())
 
 
-def used_packages(cache: Cache) -> set[str]:
-    """Return the packages of all roots in the cache, complete or not, each as "name version"."""
+def used_packages(cache: Cache, *, besides: Path | None = None) -> set[str]:
+    """Return the packages of all roots, complete or not, besides one: each as "name version"."""
     found: set[str] = set()
     for file in cache.directory.glob(f"*/*/{PACKAGES_FILE}"):
-        with contextlib.suppress(FileNotFoundError):  # its entry was just removed or completed
-            found.update(file.read_text().splitlines())
+        # An entry that was just listed may be removed or completed by now.
+        with contextlib.suppress(FileNotFoundError):
+            if file.parent != besides:
+                found.update(read_packages(file.parent))
     return found
+
+
+def _chosen_packages(log: Path) -> tuple[str, ...]:
+    """Return what apt, when it simulates, says that it would install."""
+    chosen = re.findall(r"(?m)^Inst (\S+) (?:\[\S*\] )?\((\S+)", log.read_text())
+    if not chosen:
+        raise BuildError("apt did not say which packages it chose", hint=f"the log: {log}")
+    return tuple(f"{name} {version}" for name, version in sorted(set(chosen)))

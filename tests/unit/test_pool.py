@@ -55,6 +55,14 @@ def test_a_root_that_another_run_is_completing_keeps_its_packages(cache: Cache) 
     assert used_packages(cache) == {"make 4.4.1-2"}
 
 
+def test_a_root_that_is_replaced_needs_no_packages(cache: Cache) -> None:
+    old = make_root(cache, "one", "make 4.4.1-1\n")
+    new = old.with_name(f"{old.name}.partial")
+    new.mkdir()
+    (new / PACKAGES_FILE).write_text("make 4.4.1-2\n")
+    assert used_packages(cache, besides=old) == {"make 4.4.1-2"}
+
+
 def test_a_removed_root_needs_no_packages(cache: Cache) -> None:
     make_root(cache, "one", "make 4.4.1-2\n")
     cache.forget("kernel", "one", "0123456789abcdef")
