@@ -1,19 +1,25 @@
 """The error tree of the harness, and the verdict that each class implies.
 
-    HarnessError               harness failure
-    ├── ConfigError            harness failure      a file or an option is wrong; names the place
-    ├── ProtocolError          harness failure      a peer broke a wire protocol
-    ├── LaunchError            harness failure      a process did not start, or ended at once
-    ├── BuildError             harness failure      a provisioning step failed; names step and log
-    ├── GuestLost              kernel failure       the guest hung or went away
-    │   ├── GuestPanic         kernel failure       panic or oops seen on the console
-    │   └── QemuExited         harness failure      the emulator itself ended
-    ├── GuestCommandError      kernel failure       a command in the guest ended with an error
-    ├── CheckFailed            kernel failure       an oracle disagrees with the guest
-    ├── DeadlineExpired        time-out             a wait ran out; carries what was last seen
-    └── MissingRequirement     missing requirement  this machine lacks it; says how to get it
+    HarnessError                 harness failure
+    ├── ConfigError              harness failure      a file or an option is wrong; names the place
+    ├── ProtocolError            harness failure      a peer broke a wire protocol
+    │   └── FramingError         harness failure      no next message (vfio_user.channel)
+    ├── LaunchError              harness failure      a process did not start, or ended at once
+    ├── MonitorCommandError      harness failure      QEMU refused a command (qemu.qmp)
+    ├── SnapshotUnusable         harness failure      QEMU does not take it (qemu.snapshot)
+    ├── BuildError               harness failure      a provisioning step failed; names step and log
+    ├── GuestLost                kernel failure       the guest hung or went away
+    │   ├── GuestPanic           kernel failure       panic or oops seen on the console
+    │   └── QemuExited           harness failure      the emulator itself ended
+    ├── GuestCommandError        kernel failure       a command in the guest ended with an error
+    │   ├── GuestExit            kernel failure       one over SSH, by its status (guest.ssh)
+    │   └── ControlError         kernel failure       one of imsctl, by its errno (guest.control)
+    ├── CheckFailed              kernel failure       an oracle disagrees with the guest
+    ├── DeadlineExpired          time-out             a wait ran out; carries what was last seen
+    └── MissingRequirement       missing requirement  this machine lacks it; says how to get it
 
-Callers decide by class, never by text. Every error carries its evidence as attributes.
+A class that stands with a module lives there, the others here. Callers decide by class, never by
+text. Every error carries its evidence as attributes.
 """
 
 from __future__ import annotations
