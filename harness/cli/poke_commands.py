@@ -58,6 +58,8 @@ class Bench:
         self._message_came = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._eventfds: dict[tuple[IrqIndexNumber, int], int] = {}
         self._memory: dict[int, mmap.mmap] = {}
+        self._has_arrived = False
+        """Whether anything has since the last wait, shown or not."""
 
     def close(self) -> None:
         """Give back the eventfds. The memory is the client's."""
@@ -100,10 +102,13 @@ class Bench:
             os.eventfd_read(self._message_came)
         with contextlib.suppress(queue.Empty):
             while True:
-                yield self._messages.get_nowait()
+                message = self._messages.get_nowait()
+                self._has_arrived = True
+                yield message
         for (index, vector), fd in self._eventfds.items():
             with contextlib.suppress(BlockingIOError):
                 count = os.eventfd_read(fd)
+                self._has_arrived = True
                 yield f"{index.name.lower()} {vector}: signalled" + f" {count} times" * (count > 1)
 
     # Commands. Their arguments are the user's words; what they return is shown.
@@ -225,8 +230,10 @@ class Bench:
         """Reset the device."""
         self.client.reset()
 
-    def wait(self, seconds: str = "10") -> None:
-        """Wait until a message or a signal arrives.
+    def wait(self, seconds: str = "10") -> str:
+        """Wait until a message or a signal has arrived since the last wait, and return it.
+
+        What a device sends may be here before the wait begins, and be shown already.
 
         :raises DeadlineExpired: none did.
         """
@@ -234,8 +241,13 @@ class Bench:
         poll = select.poll()
         for fd in (*self._eventfds.values(), self._message_came):
             poll.register(fd, select.POLLIN)
-        if not poll.poll(deadline.remaining() * 1000):
-            raise deadline.error()
+        said = list(self.arrivals())
+        while not self._has_arrived:
+            if not poll.poll(deadline.remaining() * 1000):
+                raise deadline.error()
+            said = list(self.arrivals())
+        self._has_arrived = False
+        return "\n".join(said)
 
     def help(self) -> str:
         """Return the list of commands."""
@@ -294,7 +306,11 @@ COMMANDS: Final = {
         Command("raise STORE INDEX", "have our own device raise it", Bench.raise_interrupt),
         Command("registers", "the control BAR by name", Bench.registers),
         Command("reset", "reset the device", Bench.reset),
-        Command("wait [SECONDS]", "until a message or a signal arrives (10)", Bench.wait),
+        Command(
+            "wait [SECONDS]",
+            "until something has arrived since the last wait (10)",
+            Bench.wait,
+        ),
         Command("help", "list the commands", Bench.help),
     )
 }

@@ -129,6 +129,14 @@ def test_a_vector_of_ours_that_is_wired_is_signalled_when_it_is_raised(
     assert out.splitlines() == ["event 1 on MSIX 1, sent", "msix 1: signalled"]
 
 
+def test_a_message_that_was_shown_before_the_wait_is_not_waited_for_again(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    raised = f"{BUS_MASTER}, {UNMASKED_IMS_3}, raise ims 3"
+    assert "0xfee00018/0x0055" in poke(capsys, f"{raised}, wait")
+    assert main(["poke", f"{raised}, wait, wait 0"]) == 4
+
+
 def test_a_wait_in_vain_ends_as_a_time_out(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["poke", "wait", "0"]) == 4
     assert "a message or a signal" in capsys.readouterr().err
