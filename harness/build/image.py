@@ -215,7 +215,7 @@ def _read_module(path: Path) -> bytes:
 
 
 def _key(recipe: ImageRecipe, kernel: KernelArtifact, module: ModuleArtifact, root: Path) -> str:
-    # Entries of the cache never change: their directories' names stand for their contents.
+    # The names of entries stand for their contents; a kernel's packages are in its module's name.
     built = (module.module.parent.name, kernel.root.parent.name, root.name)
     ours = digest_of_files([resource(_INIT), Path(__file__)])
     return digest(recipe, kernel.release, built, ours)

@@ -1,6 +1,6 @@
 """The cache: everything that provisioning makes, by the content it was made from.
 
-    <cache>/<kind>/<name>-<key>/            complete, and never changed again
+    <cache>/<kind>/<name>-<key>/            complete; replaced as a whole or not at all
     <cache>/<kind>/<name>-<key>.partial/    being made by the holder of its lock, or left over
     <cache>/locks/                          one flock file an entry; the dead hold no locks
     <cache>/logs/<kind>-<name>.log          what making it printed, the last time
