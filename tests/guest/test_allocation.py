@@ -38,6 +38,7 @@ def test_each_irte_verifies_the_source_id_of_the_function(
 
 
 @pytest.mark.timeout(280)
+@pytest.mark.machine("caching")
 def test_when_no_irte_is_left_the_driver_gets_the_error_and_recovers(
     ims_device: PluggedFunction,
 ) -> None:

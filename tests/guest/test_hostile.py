@@ -43,6 +43,7 @@ def allow_bus_mastering(vm: Vm, plugged: PluggedFunction) -> None:
     vm.ssh.run(f"printf '\\006' | dd of={config} bs=1 seek=4 conv=notrunc 2>/dev/null")
 
 
+@pytest.mark.kernel("debian-6.12")
 def test_accesses_of_every_size_and_offset_are_counted_and_survived(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
