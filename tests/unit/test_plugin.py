@@ -10,71 +10,89 @@ from harness.errors import Verdict
 from harness.report.outcome import Outcome, read_outcomes
 from harness.report.record import plain_nodeid
 
+VERDICTS = """
+import pytest
+from harness.errors import MissingRequirement
 
-def outcome(pytester: pytest.Pytester, body: str, *options: str) -> Outcome:
-    """Run one test, and return what the record says of it."""
-    pytester.makepyfile(f"import pytest\nfrom harness.errors import MissingRequirement\n{body}")
-    words = ("-p", "no:cacheprovider", "--results", "results", "--junit-xml", "junit.xml")
-    pytester.runpytest_subprocess(*words, *options)
-    (found,) = read_outcomes(pytester.path / "results")
-    return found
+def test_passes(record_property):
+    record_property("loops", 7)
 
+def test_fails():
+    assert 0
 
-FAILS_LATE = """
+def test_is_skipped():
+    pytest.skip("for want of a tool")
+
+def test_lacks_something():
+    raise MissingRequirement("a tool")
+
+@pytest.mark.xfail(strict=True)
+def test_passes_against_expectation():
+    pass
+
+@pytest.mark.xfail
+def test_fails_as_expected():
+    assert 0
+
 @pytest.fixture
 def late():
     yield
     assert 0
 
-def test_x(late): pass
+def test_fails_at_its_end(late):
+    pass
+
+@pytest.mark.timeout(0.1)
+def test_never_ends():
+    while True:
+        pass
 """
-RAISES = "def test_x():\n    raise MissingRequirement('a tool')\n"
 
 
-@pytest.mark.parametrize(
-    ("body", "verdict"),
-    [
-        ("def test_x(): pass", Verdict.PASS),
-        ("def test_x(): assert 0", Verdict.HARNESS_FAILURE),
-        ("def test_x(): pytest.skip('a tool')", Verdict.MISSING_REQUIREMENT),
-        (RAISES, Verdict.MISSING_REQUIREMENT),
-        ("@pytest.mark.xfail(strict=True)\ndef test_x(): pass", Verdict.HARNESS_FAILURE),
-        ("@pytest.mark.xfail\ndef test_x(): assert 0", Verdict.HARNESS_FAILURE),
-        (FAILS_LATE, Verdict.HARNESS_FAILURE),
-        ("@pytest.mark.timeout(0.1)\ndef test_x():\n    while True: pass", Verdict.TIME_OUT),
-    ],
-    ids=[
-        "passes",
-        "fails",
-        "is skipped",
-        "lacks something",
-        "passes against expectation",
-        "fails as expected",
-        "fails at its end",
-        "never ends",
-    ],
-)
-def test_the_report_has_the_verdict_of_a_test_that(
-    pytester: pytest.Pytester, body: str, verdict: Verdict
+def outcomes(pytester: pytest.Pytester, *options: str) -> dict[str, tuple[Outcome, ET.Element]]:
+    """Run the tests, and return what the record and the JUnit report have of each."""
+    pytester.makepyfile(VERDICTS)
+    words = ("-p", "no:cacheprovider", "--results", "results", "--junit-xml", "junit.xml")
+    pytester.runpytest_subprocess(*words, *options)
+    cases = {
+        case.get("name"): case for case in ET.parse(pytester.path / "junit.xml").iter("testcase")
+    }
+    found = read_outcomes(pytester.path / "results")
+    return {
+        (name := outcome.test.partition("::test_")[2]): (outcome, cases[f"test_{name}"])
+        for outcome in found
+    }
+
+
+def properties(case: ET.Element) -> dict[str | None, str | None]:
+    return {item.get("name"): item.get("value") for item in case.iter("property")}
+
+
+def test_the_record_and_the_report_have_the_verdict_of_each_test(
+    pytester: pytest.Pytester,
 ) -> None:
-    assert outcome(pytester, body).verdict is verdict
-    (case,) = ET.parse(pytester.path / "junit.xml").getroot().iter("testcase")
-    known = {item.get("name"): item.get("value") for item in case.iter("property")}
-    assert known["verdict"] == verdict
+    found = outcomes(pytester)
+    assert {name: outcome.verdict for name, (outcome, _) in found.items()} == {
+        "passes": Verdict.PASS,
+        "fails": Verdict.HARNESS_FAILURE,
+        "is_skipped": Verdict.MISSING_REQUIREMENT,
+        "lacks_something": Verdict.MISSING_REQUIREMENT,
+        "passes_against_expectation": Verdict.HARNESS_FAILURE,
+        "fails_as_expected": Verdict.HARNESS_FAILURE,
+        "fails_at_its_end": Verdict.HARNESS_FAILURE,
+        "never_ends": Verdict.TIME_OUT,
+    }
+    for outcome, case in found.values():
+        # A test that fails at its end stands in the report twice: in the end as a failure.
+        assert properties(case)["verdict"] == outcome.verdict
+    assert properties(found["passes"][1])["loops"] == "7", "what a test records of its own stays"
+    assert found["lacks_something"][1].find("skipped") is not None
 
 
 def test_what_ci_requires_is_an_error_when_it_is_missing(pytester: pytest.Pytester) -> None:
-    found = outcome(pytester, RAISES, "--require")
-    assert found.verdict is Verdict.MISSING_REQUIREMENT
-    (case,) = ET.parse(pytester.path / "junit.xml").getroot().iter("testcase")
+    outcome, case = outcomes(pytester, "--require", "-k", "lacks")["lacks_something"]
+    assert outcome.verdict is Verdict.MISSING_REQUIREMENT
     assert case.find("failure") is not None
-
-
-def test_what_a_test_records_of_its_own_stays(pytester: pytest.Pytester) -> None:
-    outcome(pytester, "def test_x(record_property): record_property('loops', 7)")
-    (case,) = ET.parse(pytester.path / "junit.xml").getroot().iter("testcase")
-    known = {item.get("name"): item.get("value") for item in case.iter("property")}
-    assert known["loops"] == "7"
 
 
 def test_a_row_that_the_table_does_not_have_is_refused(pytester: pytest.Pytester) -> None:
