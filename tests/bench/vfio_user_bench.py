@@ -7,7 +7,7 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from harness.host.deadline import Deadline
@@ -16,8 +16,12 @@ from harness.spec.vfio import IrqInfoFlags, RegionFlags
 from harness.vfio_user.client import Client
 from harness.vfio_user.device import Bus, IrqIndex, Region
 from harness.vfio_user.server import device_server
+from harness.vfio_user.wire import HEADER, RegionAccess
 
 _SECONDS = 60.0  # for either measurement
+
+_REQUEST = HEADER.size + RegionAccess.FORMAT.size  # bytes of a read
+_REPLY = _REQUEST + 4
 
 
 class FourBytes:
@@ -49,31 +53,52 @@ class FourBytes:
 
 
 @contextlib.contextmanager
-def _client() -> Iterator[Client]:
-    """Hold a client of a server in another process."""
+def _other_process(does: str) -> Iterator[socket.socket]:
+    """Hold a socket to another process of this module."""
     ours, theirs = socket.socketpair()
     with ours, tempfile.TemporaryDirectory() as directory:
         fd = theirs.fileno()
-        argv = [sys.executable, __file__, str(fd)]
-        log = Path(directory, "server.log")
-        with running(argv, name="server", log=log, pass_fds=[fd]):
+        argv = [sys.executable, __file__, does, str(fd)]
+        with running(argv, name=does, log=Path(directory, "log"), pass_fds=[fd]):
             theirs.close()
-            with Client(ours) as client:
-                yield client
+            yield ours
+
+
+@contextlib.contextmanager
+def _client() -> Iterator[Client]:
+    """Hold a client of a server in another process."""
+    with _other_process("serve") as connection, Client(connection) as client:
+        yield client
+
+
+def _timed(call: Callable[[], object], n: int) -> list[float]:
+    """Return the seconds that each of ``n`` calls took, after some that are not counted."""
+    for _ in range(n // 10):
+        call()
+    clock = time.perf_counter
+    result = []
+    for _ in range(n):
+        start = clock()
+        call()
+        result.append(clock() - start)
+    return result
 
 
 def read_round_trips(n: int) -> list[float]:
     """Return the seconds that each of ``n`` reads of 4 bytes took."""
     with _client() as client:
-        for _ in range(n // 10):
-            client.region_read(0, 0, 4)
-        clock = time.perf_counter
-        result = []
-        for _ in range(n):
-            start = clock()
-            client.region_read(0, 0, 4)
-            result.append(clock() - start)
-        return result
+        return _timed(lambda: client.region_read(0, 0, 4), n)
+
+
+def echo_round_trips(n: int) -> list[float]:
+    """Return the seconds that as many bytes took there and back, with nothing done to them."""
+    with _other_process("echo") as connection:
+
+        def call() -> None:
+            connection.sendall(bytes(_REQUEST))
+            connection.recv(_REPLY)
+
+        return _timed(call, n)
 
 
 def posted_writes_per_second(n: int) -> float:
@@ -87,10 +112,16 @@ def posted_writes_per_second(n: int) -> float:
         return n / (time.perf_counter() - start)
 
 
-def _serve(fd: int) -> None:
-    with device_server(FourBytes(), socket.socket(fileno=fd)) as server:
+def _serve(connection: socket.socket) -> None:
+    with device_server(FourBytes(), connection) as server:
         server.wait_until_gone(Deadline(_SECONDS, "the end of the measurement"))
 
 
+def _echo(connection: socket.socket) -> None:
+    with connection:
+        while connection.recv(_REQUEST):
+            connection.sendall(bytes(_REPLY))
+
+
 if __name__ == "__main__":
-    _serve(int(sys.argv[1]))
+    {"serve": _serve, "echo": _echo}[sys.argv[1]](socket.socket(fileno=int(sys.argv[2])))
