@@ -242,8 +242,8 @@ def test_an_idle_guest_shares_its_memory_with_the_others(any_lab: Lab) -> None:
 # As after a boot.
 
 
-def test_a_panic_is_told_as_after_a_boot(lab: Lab) -> None:
-    workspace = lab.workspace()
+def test_a_panic_is_told_as_after_a_boot(any_lab: Lab) -> None:
+    lab, workspace = any_lab, any_lab.workspace()
     with (
         pytest.raises(GuestPanic, match="sysrq triggered crash"),
         lab.snapshots.restored_vm(lab.guest, lab.spec, workspace) as vm,
