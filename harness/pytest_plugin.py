@@ -22,7 +22,7 @@ import pytest
 from harness.build.provision import Provisioner
 from harness.config.matrix import Cell
 from harness.config.recipes import RECIPES_VARIABLE, load_machines
-from harness.devices.device_spec import DeviceSpec
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError, MissingRequirement, Verdict
 from harness.guest.control import Control
 from harness.guest.ssh import SshSession
@@ -32,10 +32,10 @@ from harness.report.capabilities import capability_titles
 from harness.report.outcome import RESULTS_DIRECTORY
 from harness.report.record import FAILED, MACHINES, Record, plain_nodeid
 from harness.report.verdict import graver, verdict_of
-from harness.testbed.coverage import DEFAULT_MATRIX, Coverage, make_coverage
-from harness.testbed.hypervisor import Hypervisor
 from harness.testbed.lender import VmLender
+from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
+from harness.testbed.selection import DEFAULT_MATRIX, Selection, make_selection
 from harness.testbed.supplies import make_provisioner
 from harness.testbed.vm import Vm
 from harness.testbed.workers import GroupScheduling
@@ -46,16 +46,16 @@ _MARKERS = (
     "machine(*names): machines that the test is for (default: the matrix's)",
     "cold_boot(*words): boot for real instead of from a snapshot, with words for the kernel",
     "shared_vm(scope): keep one guest for the tests of a 'class' or 'module'",
-    "device(**spec): fields of harness.devices.device_spec.DeviceSpec for ims_device",
+    "device(**spec): fields of harness.devices.ims_function.spec.ImsFunctionSpec for ims_device",
 )
 _NARROWING: Final = ("matrix", "kernel", "machine")
-"""Options that say what a run covers: the arguments of :func:`make_coverage`."""
+"""Options that say what a run covers: the arguments of :func:`make_selection`."""
 _VM: Final = pytest.StashKey[Vm]()
 _DEVICE: Final = pytest.StashKey[PluggedFunction]()
 _PROVENANCE: Final = pytest.StashKey[dict[str, str]]()
 _VERDICT: Final = pytest.StashKey[Verdict]()
 _EVIDENCE: Final = pytest.StashKey[dict[str, str]]()
-_COVERAGE: Final = pytest.StashKey[Coverage]()
+_COVERAGE: Final = pytest.StashKey[Selection]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -147,10 +147,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
 
 
-def _coverage(config: pytest.Config) -> Coverage:
+def _coverage(config: pytest.Config) -> Selection:
     """Return what the run covers. Recipes are read when the first test asks for a guest."""
     if _COVERAGE not in config.stash:
-        config.stash[_COVERAGE] = make_coverage(*map(config.getoption, _NARROWING))
+        config.stash[_COVERAGE] = make_selection(*map(config.getoption, _NARROWING))
     return config.stash[_COVERAGE]
 
 
@@ -266,14 +266,14 @@ def qmp(vm: Vm) -> QmpSession:
 
 
 @pytest.fixture
-def hypervisor(vm: Vm) -> Hypervisor:
+def observer(vm: Vm) -> Observer:
     """The host's side: the remapping unit and its table, trapped accesses, guest memory."""
-    return vm.hypervisor
+    return vm.observer
 
 
 @pytest.fixture
 def ims_device(vm: Vm, request: pytest.FixtureRequest) -> Iterator[PluggedFunction]:
-    """The IMS test function, freshly plugged in and bound to its driver.
+    """The IMS function, freshly plugged in and bound to its driver.
 
     ``@pytest.mark.device(ims_mapped=True, msix_vectors=64)`` chooses what it is made of.
     """
@@ -282,12 +282,12 @@ def ims_device(vm: Vm, request: pytest.FixtureRequest) -> Iterator[PluggedFuncti
         yield plugged
 
 
-def _device_spec(node: pytest.Item) -> DeviceSpec:
+def _device_spec(node: pytest.Item) -> ImsFunctionSpec:
     marker = node.get_closest_marker("device")
     try:
-        return DeviceSpec(**(marker.kwargs if marker else {}))
+        return ImsFunctionSpec(**(marker.kwargs if marker else {}))
     except TypeError as error:
-        fields = ", ".join(field.name for field in dataclasses.fields(DeviceSpec))
+        fields = ", ".join(field.name for field in dataclasses.fields(ImsFunctionSpec))
         raise ConfigError(f"device marker: {error}", hint=f"fields: {fields}") from error
 
 

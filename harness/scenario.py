@@ -9,7 +9,7 @@ from typing import Final
 
 from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.spec.msi import Message, RemappableMessage
 from harness.spec.vtd import RemappedEntry
 from harness.testbed.plugged import STORES, PluggedFunction

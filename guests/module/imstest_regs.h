@@ -2,8 +2,8 @@
 /*
  * Registers, tables and descriptors of the IMS test function.
  *
- * The contract is docs/device.md, register map version 1.0. harness/spec/ims.py
- * states it for the device model; tests/unit/test_spec_ims.py parses this file
+ * The contract is docs/device.md, register map version 1.0. harness/spec/ims_function.py
+ * states it for the device model; tests/unit/test_spec_ims_function.py parses this file
  * and compares every number, so keep one definition on a line.
  */
 

@@ -1,4 +1,4 @@
-"""Drive the IMS test function with no VM, or any vfio-user server, through a client of our own.
+"""Drive the IMS function with no VM, or any vfio-user server, through a client of our own.
 
     imsh poke info
     imsh poke read bar0 0x0 4, registers
@@ -29,15 +29,15 @@ from typing import Final
 
 from harness.cli.poke_commands import Bench
 from harness.config.schema import load
-from harness.devices.device_spec import DeviceSpec
-from harness.devices.test_function import TestFunction
+from harness.devices.ims_function.function import ImsFunction
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError, LaunchError, Verdict
 from harness.host.deadline import Deadline
 from harness.host.signals import Interrupted
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import device_server
 
-HELP = "drive the IMS test function, or any vfio-user server, with no VM"
+HELP = "drive the IMS function, or any vfio-user server, with no VM"
 
 PROMPT: Final = "poke> "
 
@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> Verdict:
         raise ConfigError("--serve takes no commands", hint="give them to `imsh poke --socket`")
     if args.socket and args.device:
         raise ConfigError("--device describes a device of ours, --socket leads to another one")
-    spec = load(args.device, DeviceSpec) if args.device else DeviceSpec()
+    spec = load(args.device, ImsFunctionSpec) if args.device else ImsFunctionSpec()
     if args.serve:
         _serve(spec, args.serve)
         return Verdict.PASS
@@ -109,7 +109,7 @@ def _carry_out(bench: Bench, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _bench(connection: socket.socket, function: TestFunction | None) -> Iterator[Bench]:
+def _bench(connection: socket.socket, function: ImsFunction | None) -> Iterator[Bench]:
     bench = Bench(function)
     with contextlib.closing(bench):
         try:
@@ -122,11 +122,11 @@ def _bench(connection: socket.socket, function: TestFunction | None) -> Iterator
 
 
 @contextlib.contextmanager
-def _own_bench(spec: DeviceSpec) -> Iterator[Bench]:
+def _own_bench(spec: ImsFunctionSpec) -> Iterator[Bench]:
     """Hold a device of ours with a client, both in this process."""
     ours, theirs = socket.socketpair()
     with (
-        TestFunction(spec) as function,
+        ImsFunction(spec) as function,
         device_server(function, theirs),
         _bench(ours, function) as bench,
     ):
@@ -145,10 +145,10 @@ def _foreign_bench(path: str) -> Iterator[Bench]:
             yield bench
 
 
-def _serve(spec: DeviceSpec, path: str) -> None:
+def _serve(spec: ImsFunctionSpec, path: str) -> None:
     """Serve a device to one client after another until a signal comes; the socket is removed."""
     with contextlib.ExitStack() as stack:
-        function = stack.enter_context(TestFunction(spec))
+        function = stack.enter_context(ImsFunction(spec))
         listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
         try:
             listener.bind(path)
@@ -163,7 +163,7 @@ def _serve(spec: DeviceSpec, path: str) -> None:
         listener.listen()
         place = {"type": "unix", "path": os.path.abspath(path)}
         device = json.dumps({"driver": "vfio-user-pci", "socket": place})
-        print(f"serving the IMS test function on {path}; interrupt to end", flush=True)
+        print(f"serving the IMS function on {path}; interrupt to end", flush=True)
         print(f"for QEMU: -device {shlex.quote(device)}", flush=True)
         for number in itertools.count(1):
             connection, _ = listener.accept()

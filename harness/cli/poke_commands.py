@@ -14,13 +14,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ledger import Outcome
-from harness.devices.test_function import TestFunction
 from harness.errors import ConfigError, HarnessError
 from harness.host.deadline import Deadline
-from harness.spec import ims
+from harness.spec import ims_function as regs
 from harness.spec.bitfield import Layout
-from harness.spec.ims import Register, Store
+from harness.spec.ims_function import Register
+from harness.spec.interrupt import Store
 from harness.spec.msi import DeliveryMode, Message, RemappableMessage
 from harness.spec.pci import Header
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
@@ -39,9 +40,9 @@ _REGIONS: Final = {region.name.lower(): region for region in RegionIndex}
 _IRQS: Final = {irq.name.lower(): irq for irq in IrqIndexNumber}
 _STORES: Final = {store.name.lower(): store for store in Store if store is not Store.NONE}
 _LAYOUTS: Final[Mapping[Register, type[Layout]]] = {
-    Register.IMS_CAPABILITY: ims.ImsCapability,
-    Register.STATUS: ims.Status,
-    Register.CONTROL: ims.Control,
+    Register.IMS_CAPABILITY: regs.ImsCapability,
+    Register.STATUS: regs.Status,
+    Register.CONTROL: regs.Control,
 }
 
 
@@ -51,7 +52,7 @@ class Bench:
     :param function: the device when it is one of ours in this process, else None.
     """
 
-    def __init__(self, function: TestFunction | None):
+    def __init__(self, function: ImsFunction | None):
         self.client: Client
         self._function = function
         self._messages: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -207,21 +208,21 @@ class Bench:
     def registers(self) -> str:
         """Return the registers of the control BAR by name."""
         vendor, device = self._identity()
-        if self._function is None and (vendor, device) != (ims.VENDOR_ID, ims.DEVICE_ID):
-            raise HarnessError(f"registers: {vendor:04x}:{device:04x} is not the IMS test function")
+        if self._function is None and (vendor, device) != (regs.VENDOR_ID, regs.DEVICE_ID):
+            raise HarnessError(f"registers: {vendor:04x}:{device:04x} is not the IMS function")
         lines = []
         for register in Register:
             if register < Register.IMS_PENDING:
-                raw = self.client.region_read(ims.BAR_CONTROL, register, 4)
+                raw = self.client.region_read(regs.BAR_CONTROL, register, 4)
                 fields = ""
                 if layout := _LAYOUTS.get(register):
                     fields = "".join(f" {name}={value}" for name, value in layout.unpack(raw))
                 value = int.from_bytes(raw, "little")
                 lines.append(f"{register:04x} {register.name:<14} {value:#010x}{fields}")
-        words = range(Register.IMS_PENDING, Register.IMS_PENDING + ims.IMS_PENDING_SIZE, 4)
-        raw = b"".join(self.client.region_read(ims.BAR_CONTROL, at, 4) for at in words)
+        words = range(Register.IMS_PENDING, Register.IMS_PENDING + regs.IMS_PENDING_SIZE, 4)
+        raw = b"".join(self.client.region_read(regs.BAR_CONTROL, at, 4) for at in words)
         bits = int.from_bytes(raw, "little")
-        pending = ", ".join(str(bit) for bit in range(ims.IMS_ENTRIES) if bits >> bit & 1)
+        pending = ", ".join(str(bit) for bit in range(regs.IMS_ENTRIES) if bits >> bit & 1)
         name = Register.IMS_PENDING.name
         lines.append(f"{Register.IMS_PENDING:04x} {name:<14} {pending or 'none'}")
         return "\n".join(lines)

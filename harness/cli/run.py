@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.config.recipes import load_machines
-from harness.devices.device_spec import DeviceSpec
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError, Verdict
 from harness.host.workspace import Workspace, make_workspace
 from harness.report.outcome import RESULTS_DIRECTORY
@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> Verdict:
             guest, qemu, machine, workspace, kernel_arguments=tuple(shlex.split(args.append))
         ) as vm:
             show.start(vm.provenance())
-            with vm.plugged(DeviceSpec(ims_mapped=args.ims == "mapped")) as plugged:
+            with vm.plugged(ImsFunctionSpec(ims_mapped=args.ims == "mapped")) as plugged:
                 show.function(plugged.slot)
                 for report in drive_stores(plugged):
                     show.store(report)
@@ -127,7 +127,7 @@ class _Show:
 
     def function(self, slot: str) -> None:
         self._object["function"] = slot
-        self._line(f"device   IMS test function at {slot}")
+        self._line(f"device   IMS function at {slot}")
 
     def store(self, report: StoreReport) -> None:
         self._object["stores"].append(_plain(report))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from harness.devices.ledger import Event, Outcome
 from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 
 
 class Burst:

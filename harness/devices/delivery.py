@@ -10,10 +10,10 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from harness.devices.config_space import ConfigSpace
 from harness.devices.ledger import Event, Ledger, Outcome
-from harness.devices.store import InterruptStore
-from harness.spec.ims import Store
+from harness.pci.config_space import ConfigSpace
+from harness.pci.store import InterruptStore
+from harness.spec.interrupt import Store
 from harness.spec.vfio import IrqIndexNumber
 from harness.vfio_user.device import Bus
 

@@ -18,7 +18,7 @@ from typing import Final
 
 from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 
 HISTORY: Final = 65536
 """Events that are remembered after they have ended."""

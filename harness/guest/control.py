@@ -27,7 +27,7 @@ from harness.guest.facts import (
     build_all,
 )
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 
 ALL: Final = 0
 """As a count: every interrupt of the store that is allocated."""

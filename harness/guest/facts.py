@@ -11,7 +11,8 @@ from functools import cache
 from typing import Any, TypeVar
 
 from harness.errors import ProtocolError
-from harness.spec.ims import Status, Store
+from harness.spec.ims_function import Status
+from harness.spec.interrupt import Store
 from harness.spec.msi import Message
 
 JsonObject = Mapping[str, Any]
@@ -20,7 +21,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Interrupt:
-    """One allocated interrupt of the test function, as the guest's kernel knows it."""
+    """One allocated interrupt of the function, as the guest's kernel knows it."""
 
     store: Store
     index: int
@@ -92,7 +93,7 @@ class Completion:
     """How a work descriptor ended."""
 
     status: int
-    """One of :class:`harness.spec.ims.CompletionStatus`, or what else the device wrote."""
+    """One of :class:`harness.spec.ims_function.CompletionStatus`, or what else the device wrote."""
     completion: str
     """The same in words."""
     sequence: int

@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.spec.msi import DeliveryMode, Message, RemappableMessage
 from harness.spec.vtd import (
     Entry,

@@ -76,7 +76,7 @@ class RemappableData(Layout, bits=32):
     subhandle = Bits(15, 0)           # SUBHANDLE
 
 
-class MsixControl(Layout, bits=32):
+class VectorControl(Layout, bits=32):
     """Vector Control dword of an MSI-X table entry (PCI Express, section 7.7.2.8)."""
 
     steering_tag = Bits(31, 16)       # ST Upper, ST Lower
@@ -197,12 +197,12 @@ NULL_MESSAGE: Final = Message(0, 0)
 
 
 @dataclass(frozen=True, slots=True)
-class MsixEntry:
-    """One entry of an MSI-X table: 16 bytes."""
+class MessageEntry:
+    """One entry of an MSI-X table, or of an IMS array of the same shape: 16 bytes."""
 
     address: int
     data: int
-    control: MsixControl
+    control: VectorControl
 
     FORMAT: ClassVar[struct.Struct] = struct.Struct("<QII")
     SIZE: ClassVar[int] = FORMAT.size
@@ -215,4 +215,8 @@ class MsixEntry:
     def unpack(cls, raw: bytes | memoryview) -> Self:
         """Return the entry that stands in 16 bytes."""
         address, data, control = cls.FORMAT.unpack(raw)
-        return cls(address, data, MsixControl.unpack(control))
+        return cls(address, data, VectorControl.unpack(control))
+
+
+MESSAGE_ENTRY_RESET: Final = MessageEntry(0, 0, VectorControl(mask=1))
+"""An entry after reset: masked, with the null message."""

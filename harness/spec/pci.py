@@ -1,7 +1,7 @@
 # Ref: PCI Express Base Specification Revision 6.0: 7.5.1 (type 0 header),
 #      7.5.3 (PCI Express capability), 7.7.1 (MSI), 7.7.2 (MSI-X);
 #      Linux include/uapi/linux/pci_regs.h (v6.12) for the names.
-"""Config space of a PCI Express function: the header and the test function's capabilities."""
+"""Config space of a PCI Express function: the header and the function's capabilities."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A test function in a running guest: its model, its driver, and every way to look at it."""
+"""An IMS function in a running guest: its model, its driver, and every way to look at it."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
-from harness.devices.access_log import Area
-from harness.devices.store import StoreEntry
-from harness.devices.test_function import TestFunction
+from harness.devices.ims_function.address_map import Area
+from harness.devices.ims_function.function import ImsFunction
 from harness.errors import CheckFailed, GuestCommandError, HarnessError
 from harness.guest.control import Control
 from harness.guest.facts import Function, Interrupt
 from harness.host.deadline import Deadline
+from harness.pci.store import StoreEntry
 from harness.qemu.machine import Machine
 from harness.qemu.trace import MSIX_TABLE
 from harness.remapping.audit import Finding, audit
 from harness.remapping.unit import RemappingTable, UnitState
-from harness.spec import ims
-from harness.spec.ims import Store
-from harness.spec.msi import Message, MsixEntry
+from harness.spec import ims_function as regs
+from harness.spec.interrupt import Store
+from harness.spec.msi import Message, MessageEntry
 from harness.spec.vtd import Entry, RemappedEntry
 from harness.testbed.source_gate import SourceGate
 from harness.testbed.views import guest_interrupts
@@ -52,7 +52,7 @@ class PluggedFunction:
         self,
         machine: Machine,
         control: Control,
-        function: TestFunction,
+        function: ImsFunction,
         server: DeviceServer,
         gate: SourceGate,
         identifier: str,
@@ -79,7 +79,7 @@ class PluggedFunction:
             self._gate.watch(unit, self.requester_id)
 
     def _wait_bound(self) -> Function:
-        deadline = Deadline(BIND_SECONDS, "the guest's driver binding the test function")
+        deadline = Deadline(BIND_SECONDS, "the guest's driver binding the function")
         while True:
             self.server.check()
             try:
@@ -181,15 +181,15 @@ class PluggedFunction:
                 return Message(entry.address, entry.data)
         raise ValueError(f"the function has no interrupt {store.name} {index}")
 
-    def _msix_table(self) -> list[MsixEntry]:
+    def _msix_table(self) -> list[MessageEntry]:
         # Read where the guest would read it, through the monitor: QEMU's VFIO keeps the table.
         count = self.model.spec.msix_vectors
-        base = self._bar_address(ims.BAR_MSIX) + ims.MSIX_TABLE_OFFSET
+        base = self._bar_address(regs.BAR_MSIX) + regs.MSIX_TABLE_OFFSET
         text = self.machine.qmp.human(f"xp /{count * 4}wx {base:#x}")
         words = [int(word, 16) for word in re.findall(r"\b0x[0-9a-f]{8}\b", text)]
         raw = b"".join(word.to_bytes(4, "little") for word in words)
-        size = MsixEntry.SIZE
-        return [MsixEntry.unpack(raw[at : at + size]) for at in range(0, count * size, size)]
+        size = MessageEntry.SIZE
+        return [MessageEntry.unpack(raw[at : at + size]) for at in range(0, count * size, size)]
 
     def _bar_address(self, bar: int) -> int:
         for bus in self.machine.qmp.execute("query-pci"):
@@ -253,8 +253,8 @@ class PluggedFunction:
             yield traps
         seen = self.model.accesses.counts_since(mark)
         # QEMU gives the tables of all functions the same name.
-        base = self._bar_address(ims.BAR_MSIX)
-        ours = range(base, base + ims.BAR_MSIX_SIZE)
+        base = self._bar_address(regs.BAR_MSIX)
+        ours = range(base, base + regs.BAR_MSIX_SIZE)
         traps.counts = {
             Store.MSI: seen[Area.MSI].total,
             Store.MSIX: seen[Area.MSIX_CONTROL].total
@@ -264,7 +264,7 @@ class PluggedFunction:
         }
 
 
-def _with_message(entry: StoreEntry, stored: MsixEntry) -> StoreEntry:
+def _with_message(entry: StoreEntry, stored: MessageEntry) -> StoreEntry:
     return dataclasses.replace(
         entry, address=stored.address, data=stored.data, masked=bool(stored.control.mask)
     )

@@ -1,4 +1,4 @@
-"""The source-id check of the messages that the test function sends itself.
+"""The source-id check of the messages that the function sends itself.
 
 vfio-user's DMA_WRITE carries no requester id, so QEMU's remapping unit cannot hold such a message
 against the source id in the IRTE. Hardware would; so the model does, with the IRTE in guest memory.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from harness.remapping.translate import Fault, translate
 from harness.remapping.unit import PhysicalMemory, RemappingTable, UnitState
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.spec.msi import Message
 
 

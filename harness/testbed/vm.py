@@ -9,8 +9,8 @@ from typing import Final
 
 from harness.build.provision import Guest
 from harness.build.qemu import QemuBinary
-from harness.devices.device_spec import DeviceSpec
-from harness.devices.test_function import TestFunction
+from harness.devices.ims_function.function import ImsFunction
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import CheckFailed, HarnessError
 from harness.guest.control import Control, ControlError
 from harness.guest.identity import Identity, make_identity
@@ -22,7 +22,7 @@ from harness.host.resources import harness_version
 from harness.host.workspace import Workspace, nameless_listener
 from harness.qemu.command import MachineSpec, vfio_user_device
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Boot, Machine, State, running_machine
-from harness.testbed.hypervisor import Hypervisor
+from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.source_gate import SourceGate
 from harness.vfio_user.server import device_server
@@ -55,7 +55,7 @@ class Vm:
         """The control tool in the guest, for tests."""
         self.host = host
         """Another one, for the harness: it answers when a test's request hangs in the kernel."""
-        self.hypervisor = Hypervisor(machine)
+        self.observer = Observer(machine)
         """What stands on the other side: remapping, traps, guest memory."""
         self._held = held
         self._direct_dma = direct_dma
@@ -120,7 +120,7 @@ class Vm:
         :raises CheckFailed: there is some; each is named.
         """
         found = [str(finding) for finding in self.kernel_findings()]
-        if unit := self.hypervisor.unit():
+        if unit := self.observer.unit():
             # Some kernels take no fault interrupt without DMA translation, and then log nothing.
             found += [f"recorded by the IOMMU: {fault}" for fault in unit.faults]
         if found:
@@ -132,8 +132,8 @@ class Vm:
         return self.spec.root_ports - self._plugged
 
     @contextlib.contextmanager
-    def plugged(self, spec: DeviceSpec | None = None) -> Iterator[PluggedFunction]:
-        """Hold a test function, plugged into the running guest and bound to its driver.
+    def plugged(self, spec: ImsFunctionSpec | None = None) -> Iterator[PluggedFunction]:
+        """Hold an IMS function, plugged into the running guest and bound to its driver.
 
         At exit the driver is unbound. The function keeps its port until the machine ends: QEMU 11.1
         aborts when a vfio-user device with MSI-X is unplugged (vfio_user_msix_teardown() runs when
@@ -147,7 +147,7 @@ class Vm:
         self._plugged += 1
         identifier = f"ims{number}"
         gate = SourceGate(self.machine.memory)
-        model = self._held.enter_context(TestFunction(spec, gate))
+        model = self._held.enter_context(ImsFunction(spec, gate))
         listener, path = self._held.enter_context(nameless_listener())
         server = self._held.enter_context(
             device_server(
@@ -159,7 +159,7 @@ class Vm:
         )
         self.machine.plug(vfio_user_device(identifier, path, port=f"port{number}"))
         plugged = PluggedFunction(self.machine, self.control, model, server, gate, identifier)
-        plugged.bind(self.hypervisor.unit())
+        plugged.bind(self.observer.unit())
         try:
             yield plugged
         except BaseException:
@@ -180,7 +180,7 @@ class Vm:
     def dump(self) -> None:
         """Write what may explain a failure into the workspace; never raises a HarnessError."""
         with contextlib.suppress(HarnessError):
-            entries = self.hypervisor.table().present_entries()
+            entries = self.observer.table().present_entries()
             lines = (f"{index:5} {entry}\n" for index, entry in sorted(entries.items()))
             self.workspace.write("irtes.txt", "".join(lines))
         if self.machine.state is not State.READY:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from tests.bench.bench import Bench
 from tests.bench.boot import boot_to_ssh_ratio, boot_to_ssh_s, raw_boot_s
 from tests.bench.fresh import (

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Callable
 from typing import Final
 
-from harness.devices.device_spec import DeviceSpec
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import running_vm
 from tests.bench.bench import Bench
@@ -35,7 +35,7 @@ def rates(bench: Bench) -> Rates:
         with bench.progress.step("a machine for interrupts"):
             workspace = bench.workspace("interrupts")
             vm = stack.enter_context(running_vm(guest, qemu, bench.machine, workspace))
-            plugged = stack.enter_context(vm.plugged(DeviceSpec(ims_mapped=True)))
+            plugged = stack.enter_context(vm.plugged(ImsFunctionSpec(ims_mapped=True)))
             for store in STORES:
                 plugged.set_up(store, max(IN_FLIGHT))
                 for index in range(max(IN_FLIGHT)):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.testbed.plugged import PluggedFunction
 
 

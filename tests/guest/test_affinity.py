@@ -6,7 +6,7 @@ import pytest
 
 from harness.guest.control import ControlError
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.testbed.plugged import STORES, PluggedFunction
 
 pytestmark = pytest.mark.capability("B4")

@@ -7,7 +7,7 @@ import errno
 import pytest
 
 from harness.guest.control import ControlError
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.spec.vtd import RemappedEntry, SourceValidation
 from harness.testbed.plugged import STORES, PluggedFunction
 from tests.guest.support import deliver

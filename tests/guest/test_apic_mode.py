@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.remapping.unit import UnitState
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.spec.vtd import RemappedEntry
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
@@ -20,7 +20,7 @@ pytestmark = [
 def test_the_guest_goes_to_the_mode_that_the_machine_offers(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
-    unit = vm.hypervisor.unit()
+    unit = vm.observer.unit()
     assert unit is not None
     assert vm.spec.iommu is not None
     x2apic = vm.spec.iommu.x2apic
@@ -33,7 +33,7 @@ def test_the_guest_goes_to_the_mode_that_the_machine_offers(
 def test_each_cpu_is_reached_by_the_destination_in_the_irte(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
-    unit = vm.hypervisor.unit()
+    unit = vm.observer.unit()
     assert unit is not None
     for store in STORES:
         reach_each_cpu(ims_device, unit, store)

@@ -9,7 +9,7 @@ import pytest
 
 from harness.devices.ledger import Outcome
 from harness.remapping.audit import Kind
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.spec.msi import RemappableMessage
 from harness.spec.vtd import ENTRY_SIZE, RemappedEntry
 from harness.testbed.plugged import STORES, PluggedFunction

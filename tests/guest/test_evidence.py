@@ -23,7 +23,7 @@ import os, signal
 import pytest
 from harness.errors import Verdict
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 
 
 def test_kernel(ims_device):

@@ -6,7 +6,7 @@ import pytest
 
 from harness.guest.facts import MachineInterrupt
 from harness.remapping.linux import entry_index
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.views import remapping_level
 from harness.testbed.vm import Vm
@@ -67,7 +67,7 @@ def test_the_io_apic_is_behind_remapping_and_the_fault_event_is_not(
 
 
 def test_qemu_remaps_as_the_guest_believes(vm: Vm, ims_device: PluggedFunction) -> None:
-    unit = vm.hypervisor.unit()
+    unit = vm.observer.unit()
     assert unit is not None
     assert unit.remapping_enabled
     assert not unit.faults
@@ -76,4 +76,4 @@ def test_qemu_remaps_as_the_guest_believes(vm: Vm, ims_device: PluggedFunction) 
         for interrupt in vm.control.irqs()
         if interrupt.activated and (level := remapping_level(interrupt))
     }
-    assert set(vm.hypervisor.table().present_entries()) == behind
+    assert set(vm.observer.table().present_entries()) == behind

@@ -9,13 +9,14 @@ import pytest
 from harness.devices.ledger import Outcome
 from harness.guest.kernel_log import Kind
 from harness.host.deadline import Deadline, wait_until
-from harness.spec import ims
-from harness.spec.ims import Register, Status, Store
+from harness.spec import ims_function as regs
+from harness.spec.ims_function import Register, Status
+from harness.spec.interrupt import Store
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import deliver
 
-ANSWERED_BY_THE_MODEL = (ims.BAR_CONTROL, ims.BAR_IMS)
+ANSWERED_BY_THE_MODEL = (regs.BAR_CONTROL, regs.BAR_IMS)
 
 
 @pytest.fixture
@@ -60,7 +61,7 @@ def test_accesses_of_every_size_and_offset_are_counted_and_survived(
     result = vm.ssh.run(" && ".join(commands) + " && echo survived")
     assert result.stdout.endswith("survived\n")
     assert ims_device.model.refusals.count > before
-    refused = vm.ssh.run(f"devmem {bars[ims.BAR_CONTROL] + Register.REFUSED:#x} 32").stdout
+    refused = vm.ssh.run(f"devmem {bars[regs.BAR_CONTROL] + Register.REFUSED:#x} 32").stdout
     assert int(refused, 16) == ims_device.model.refusals.count
 
 
@@ -68,7 +69,7 @@ def test_a_work_queue_over_nothing_stops_with_an_error(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
     allow_bus_mastering(vm, ims_device)
-    base = bars[ims.BAR_CONTROL]
+    base = bars[regs.BAR_CONTROL]
 
     def poke(register: Register, value: int) -> str:
         return f"devmem {base + register:#x} 32 {value:#x}"
@@ -99,7 +100,7 @@ def test_a_work_queue_over_nothing_stops_with_an_error(
 def test_a_message_that_is_none_is_blocked_and_reaches_nothing(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
-    slot = bars[ims.BAR_IMS] + 16 * 7
+    slot = bars[regs.BAR_IMS] + 16 * 7
     allow_bus_mastering(vm, ims_device)
     for address, reason in [(0x1000, "0x29"), (0xFEE0_1FF8, "0x22"), (0xFEE0_0000, "0x25")]:
         vm.ssh.run(

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices.access_log import Area
+from harness.devices.ims_function.address_map import Area
 from harness.devices.ledger import Outcome
 from harness.host.deadline import Deadline
-from harness.spec.ims import CompletionStatus, Store
+from harness.spec.ims_function import CompletionStatus
+from harness.spec.interrupt import Store
 from harness.spec.msi import RemappableMessage
 from harness.testbed.plugged import PluggedFunction
 from tests.guest.support import deliver, fence, runs

@@ -7,7 +7,7 @@ import pytest
 from harness.devices.ledger import Outcome
 from harness.guest.control import ControlError
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.spec.pci import CapabilityId, MsixControl
 from harness.spec.vfio import IrqIndexNumber
 from harness.testbed.plugged import PluggedFunction

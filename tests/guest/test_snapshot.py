@@ -31,7 +31,8 @@ from harness.host.workspace import Workspace, make_workspace
 from harness.qemu.command import MachineSpec
 from harness.qemu.snapshot import SavedState
 from harness.scenario import drive_stores
-from harness.spec.ims import CompletionStatus, Store
+from harness.spec.ims_function import CompletionStatus
+from harness.spec.interrupt import Store
 from harness.testbed.snapshots import KIND, Snapshots
 from harness.testbed.supplies import DEFAULT_KERNEL, DEFAULT_MACHINE
 from harness.testbed.vm import Vm

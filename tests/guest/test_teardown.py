@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import deliver

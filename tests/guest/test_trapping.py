@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices.access_log import Area
-from harness.devices.message_table import ENTRY_SIZE
+from harness.devices.ims_function.address_map import Area
+from harness.pci.message_table import ENTRY_SIZE
 from harness.qemu.trace import MSIX_TABLE
-from harness.spec.ims import BAR_MSIX_SIZE, Store
+from harness.spec.ims_function import BAR_MSIX_SIZE
+from harness.spec.interrupt import Store
 from harness.spec.pci import CapabilityId
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm

@@ -1,4 +1,4 @@
-"""A guest without a VM: drives the whole test function through the vfio-user server and client."""
+"""A guest without a VM: drives the whole IMS function through the vfio-user server and client."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from harness.devices.delivery import MessageGate
-from harness.devices.device_spec import DeviceSpec
+from harness.devices.ims_function.function import ImsFunction
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.ledger import Event
-from harness.devices.test_function import TestFunction
 from harness.host.deadline import Deadline
-from harness.spec import ims
-from harness.spec.ims import EVENT_BANKS, CompletionRecord, Register, Store, WorkDescriptor
+from harness.spec import ims_function as regs
+from harness.spec.ims_function import EVENT_BANKS, CompletionRecord, Register, WorkDescriptor
+from harness.spec.interrupt import Store
 from harness.spec.pci import CapabilityId, Header
 from harness.spec.vfio import RegionIndex
 from harness.vfio_user.client import Client
@@ -41,7 +42,7 @@ def soon(what: str = "the device", seconds: float = 5.0) -> Deadline:
 class Guest:
     """What a guest does to the function, and what reaches it."""
 
-    function: TestFunction
+    function: ImsFunction
     client: Client
     messages: queue.SimpleQueue[tuple[int, int]] = field(default_factory=queue.SimpleQueue)
     refused: dict[int, int] = field(default_factory=dict)
@@ -63,10 +64,10 @@ class Guest:
         self.write_config(Header.COMMAND, 2, 0x6 if on else 0x2)
 
     def read(self, register: int) -> int:
-        return int.from_bytes(self.client.region_read(ims.BAR_CONTROL, register, 4), "little")
+        return int.from_bytes(self.client.region_read(regs.BAR_CONTROL, register, 4), "little")
 
     def write(self, register: int, value: int) -> None:
-        self.client.region_write(ims.BAR_CONTROL, register, value.to_bytes(4, "little"))
+        self.client.region_write(regs.BAR_CONTROL, register, value.to_bytes(4, "little"))
 
     # MSI, MSI-X, IMS
 
@@ -129,7 +130,7 @@ class Guest:
     def answer(self, store: Store, index: int, sequence: int, cpu: int = 0) -> None:
         value = sequence | cpu << 32
         self.client.region_write(
-            ims.BAR_CONTROL, self.slot(store, index), value.to_bytes(8, "little")
+            regs.BAR_CONTROL, self.slot(store, index), value.to_bytes(8, "little")
         )
 
     def set_up_queue(self, size: int = 8, base: int = RING) -> bytearray:
@@ -167,7 +168,7 @@ class Guest:
 
 
 @contextlib.contextmanager
-def guest_of(function: TestFunction) -> Iterator[Guest]:
+def guest_of(function: ImsFunction) -> Iterator[Guest]:
     """Hold a server of a function and a guest with bus mastering on; nothing is left at exit."""
     ours, theirs = socket.socketpair()
 
@@ -191,8 +192,8 @@ def guest_of(function: TestFunction) -> Iterator[Guest]:
 
 @contextlib.contextmanager
 def running_guest(
-    spec: DeviceSpec | None = None, gate: MessageGate | None = None
+    spec: ImsFunctionSpec | None = None, gate: MessageGate | None = None
 ) -> Iterator[Guest]:
     """Hold a function of its own with a guest."""
-    with TestFunction(spec, gate) as function, guest_of(function) as guest:
+    with ImsFunction(spec, gate) as function, guest_of(function) as guest:
         yield guest

@@ -9,12 +9,13 @@ from dataclasses import replace
 
 import pytest
 
-from harness.devices.access_log import AccessCount, Area
-from harness.devices.device_spec import DeviceSpec
+from harness.devices.ims_function.address_map import Area
+from harness.devices.ims_function.function import ImsFunction
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.ledger import FindingKind, Outcome
-from harness.devices.test_function import TestFunction
 from harness.errors import CheckFailed
-from harness.spec.ims import (
+from harness.pci.access_log import AccessCount
+from harness.spec.ims_function import (
     BAR_CONTROL,
     BAR_IMS,
     BAR_MSIX,
@@ -22,9 +23,9 @@ from harness.spec.ims import (
     CompletionStatus,
     Opcode,
     Register,
-    Store,
     WorkDescriptor,
 )
+from harness.spec.interrupt import Store
 from harness.spec.pci import CapabilityId
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
 from tests.protocol.device_guest import MESSAGE, RECORDS, RING, Guest, guest_of, running_guest, soon
@@ -54,7 +55,7 @@ def test_the_registers_that_name_the_device_are_there(guest: Guest) -> None:
 
 
 def test_a_mapped_array_says_so_to_guest_and_client() -> None:
-    with running_guest(DeviceSpec(ims_mapped=True, ims_entries=64)) as guest:
+    with running_guest(ImsFunctionSpec(ims_mapped=True, ims_entries=64)) as guest:
         assert guest.read(Register.IMS_CAPABILITY) == 1 << 16 | 64
         assert guest.client.region_info(BAR_IMS).flags & RegionFlags.MMAP
         assert list(guest.client.map_region(BAR_IMS)) == [0]
@@ -67,7 +68,7 @@ def test_a_trapped_array_cannot_be_mapped(guest: Guest) -> None:
 
 @pytest.mark.parametrize("noresize", [False, True])
 def test_only_msix_can_be_told_to_grow(noresize: bool) -> None:
-    with running_guest(DeviceSpec(msix_noresize=noresize)) as guest:
+    with running_guest(ImsFunctionSpec(msix_noresize=noresize)) as guest:
         msi, msix = (guest.client.irq_info(n) for n in (IrqIndexNumber.MSI, IrqIndexNumber.MSIX))
         assert (msi.count, msix.count) == (32, 9)
         assert msi.flags & IrqInfoFlags.NORESIZE
@@ -307,7 +308,7 @@ def dirty(guest: Guest) -> None:
 def test_a_device_reset_returns_everything_to_power_on(guest: Guest) -> None:
     dirty(guest)
     guest.client.reset()
-    with TestFunction() as fresh:
+    with ImsFunction() as fresh:
         config = guest.client.region_read(RegionIndex.CONFIG, 0, 4096)
         assert config == fresh.config.read(0, 4096)
         assert guest.function.stores() == fresh.stores()
@@ -339,7 +340,7 @@ def test_a_function_level_reset_is_a_reset(guest: Guest) -> None:
 
 
 def test_a_new_client_finds_the_function_as_after_power_on() -> None:
-    with TestFunction() as function:
+    with ImsFunction() as function:
         power_on = function.stores()
         with guest_of(function) as guest:
             dirty(guest)
@@ -405,7 +406,7 @@ def test_writes_to_the_pending_bits_are_ignored_and_counted(guest: Guest) -> Non
 def test_nothing_falls_over_under_random_accesses(mapped: bool) -> None:
     chance = random.Random(20261121)
     sizes = {BAR_CONTROL: 0x10000, BAR_MSIX: 0x10000, BAR_IMS: 0x8000, RegionIndex.CONFIG: 4096}
-    with running_guest(DeviceSpec(ims_mapped=mapped, msix_vectors=2048)) as guest:
+    with running_guest(ImsFunctionSpec(ims_mapped=mapped, msix_vectors=2048)) as guest:
         memory = guest.set_up_queue()
         memory[:] = chance.randbytes(len(memory))
         for _ in range(3000):

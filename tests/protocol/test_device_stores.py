@@ -8,11 +8,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.devices.access_log import Area
-from harness.devices.device_spec import DeviceSpec
+from harness.devices.ims_function.address_map import Area
+from harness.devices.ims_function.function import ImsFunction
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.ledger import Outcome
-from harness.devices.test_function import TestFunction
-from harness.spec.ims import BAR_IMS, BAR_MSIX, Register, Store
+from harness.spec.ims_function import BAR_IMS, BAR_MSIX, Register
+from harness.spec.interrupt import Store
 from harness.spec.pci import CapabilityId
 from harness.spec.vfio import IrqIndexNumber
 from tests.protocol.device_guest import MESSAGE, Guest, guest_of, running_guest, soon
@@ -187,7 +188,7 @@ def test_an_entry_sends_while_its_neighbour_is_masked(guest: Guest) -> None:
 
 
 def test_a_store_to_a_mapped_entry_is_no_access_and_takes_effect() -> None:
-    with running_guest(DeviceSpec(ims_mapped=True)) as guest:
+    with running_guest(ImsFunctionSpec(ims_mapped=True)) as guest:
         array = guest.client.map_region(BAR_IMS)[0]
         mark = guest.function.accesses.mark()
         array[16 * 9 : 16 * 10] = (
@@ -199,7 +200,7 @@ def test_a_store_to_a_mapped_entry_is_no_access_and_takes_effect() -> None:
 
 
 def test_a_mapped_entry_is_watched_while_it_is_pending_and_no_longer() -> None:
-    with running_guest(DeviceSpec(ims_mapped=True)) as guest:
+    with running_guest(ImsFunctionSpec(ims_mapped=True)) as guest:
         array = guest.client.map_region(BAR_IMS)[0]
         array[16 * 9 : 16 * 9 + 12] = MESSAGE.to_bytes(8, "little") + b"\x99\0\0\0"
         event = guest.raise_ims(9)
@@ -221,7 +222,7 @@ def test_a_mapped_entry_is_watched_while_it_is_pending_and_no_longer() -> None:
 
 def test_the_watch_ends_with_the_client_when_the_entry_stays_masked() -> None:
     threads = threading.active_count()
-    with TestFunction(DeviceSpec(ims_mapped=True)) as function:
+    with ImsFunction(ImsFunctionSpec(ims_mapped=True)) as function:
         with guest_of(function) as guest:
             guest.raise_ims(9)
             assert "ims-watch" in [thread.name for thread in threading.enumerate()]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from harness.cli.main import main
-from harness.devices.device_spec import DeviceSpec
-from harness.devices.test_function import TestFunction
+from harness.devices.ims_function.function import ImsFunction
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.host.deadline import Deadline, wait_until
 from harness.host.process import Process, running
 from harness.vfio_user.client import Client
@@ -224,7 +224,7 @@ def test_a_server_on_a_socket_is_driven_like_our_own(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "s"
-    with TestFunction() as function, listener(path) as sock, device_server(function, sock):
+    with ImsFunction() as function, listener(path) as sock, device_server(function, sock):
         out = poke(capsys, "--socket", str(path), "read bar0 0, registers")
     assert out.startswith("bar0 0x0: 0x00534d49\n0000 ID")
 
@@ -247,17 +247,17 @@ def test_only_our_own_device_can_be_told_to_raise(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "s"
-    with TestFunction() as function, listener(path) as sock, device_server(function, sock):
+    with ImsFunction() as function, listener(path) as sock, device_server(function, sock):
         assert "in this process" in poke_wrong(capsys, "--socket", str(path), "raise ims 0")
 
 
 def test_a_device_of_another_kind_has_no_registers_to_decode(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
-    path, other = tmp_path / "s", DeviceSpec(vendor_id=0x1234)
-    with TestFunction(other) as function, listener(path) as sock, device_server(function, sock):
+    path, other = tmp_path / "s", ImsFunctionSpec(vendor_id=0x1234)
+    with ImsFunction(other) as function, listener(path) as sock, device_server(function, sock):
         said = poke_wrong(capsys, "--socket", str(path), "registers")
-    assert "1234:0001 is not the IMS test function" in said
+    assert "1234:0001 is not the IMS function" in said
 
 
 def test_a_socket_that_nobody_serves_is_named(

@@ -14,7 +14,7 @@ from harness.remapping.audit import (
     Kind,
     audit,
 )
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 from harness.spec.msi import Message
 from harness.spec.vtd import Entry, decode_entry
 from tests.unit.remapping_samples import ENTRIES
@@ -26,7 +26,7 @@ ROOT_PORT = 0x0018
 FUNCTION = 0x0100
 PLACEHOLDER = 0xEF  # MANAGED_IRQ_SHUTDOWN_VECTOR
 
-# What the test function's interrupts have in the table, beside the sample's own entries:
+# What the IMS function's interrupts have in the table, beside the sample's own entries:
 # two MSI messages in one block, two IMS entries.
 OWN_ENTRIES = {
     32: (0x40100, 0x000000010026000D),
@@ -49,7 +49,7 @@ class View:
 
 
 def own(virq: int, handle: int, vector: int, to: int, **more: Any) -> GuestInterrupt:
-    """An interrupt of the test function, at 01:00.0."""
+    """An interrupt of the IMS function, at 01:00.0."""
     return GuestInterrupt(
         virq=virq,
         domains=("IR-PCI-MSIX-0000:01:00.0", "INTEL-IR-0", "VECTOR"),

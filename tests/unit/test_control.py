@@ -17,7 +17,8 @@ from harness.errors import GuestCommandError, ProtocolError
 from harness.guest.control import ALL, ANY, Control, ControlError
 from harness.host.deadline import Deadline, wait_until
 from harness.host.resources import resource
-from harness.spec.ims import CompletionStatus, Store
+from harness.spec.ims_function import CompletionStatus
+from harness.spec.interrupt import Store
 from harness.spec.msi import Message
 
 # As imsctl answered in a v6.12 guest.

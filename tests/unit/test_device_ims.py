@@ -8,8 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.devices.ims import ImsStore
-from harness.spec.ims import BAR_IMS_SIZE, ImsControl, ImsEntry
+from harness.devices.ims_function.ims import ImsStore
+from harness.spec.ims_function import BAR_IMS_SIZE
+from harness.spec.msi import MessageEntry, VectorControl
 
 pytestmark = pytest.mark.capability("A4")
 
@@ -40,7 +41,7 @@ def test_reserved_bits_are_kept_to_be_seen_and_mask_nothing(ims: ImsStore) -> No
     assert not ims.masked(0)
     entry = ims.read(8, 8)
     assert entry is not None
-    assert ImsControl.unpack(entry[4:]).reserved == 0xFFFFFFFE
+    assert VectorControl.unpack(entry[4:]).value == 0xFFFFFFFE
 
 
 @pytest.mark.parametrize(("offset", "size"), [(0, 1), (0, 2), (2, 4), (4, 8), (0x8000, 4)])
@@ -69,7 +70,7 @@ def test_stores_to_the_mapped_file_are_seen_at_once() -> None:
     try:
         assert store.fd is not None
         with mmap.mmap(store.fd, BAR_IMS_SIZE) as guest:
-            guest[32:48] = ImsEntry(0xFEE00038, 0x41, ImsControl(mask=0)).pack()
+            guest[32:48] = MessageEntry(0xFEE00038, 0x41, VectorControl(mask=0)).pack()
             assert store.message(2) == (0xFEE00038, 0x41)
             assert not store.masked(2)
             store.reset()

@@ -9,7 +9,7 @@ import pytest
 from harness.devices.ledger import Event, FindingKind, Ledger, Outcome
 from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 
 
 @pytest.fixture

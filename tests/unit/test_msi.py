@@ -9,9 +9,9 @@ from harness.spec.msi import (
     CompatibilityMessage,
     DeliveryMode,
     Message,
-    MsixControl,
-    MsixEntry,
+    MessageEntry,
     RemappableMessage,
+    VectorControl,
 )
 
 
@@ -100,6 +100,6 @@ def test_null_message_is_no_interrupt() -> None:
 
 def test_msix_entry_stands_little_endian_with_the_mask_in_bit_0_of_its_last_dword() -> None:
     raw = bytes.fromhex("1802e0fe 00000000 02000000 01000000")
-    entry = MsixEntry.unpack(raw)
-    assert entry == MsixEntry(0xFEE00218, 2, MsixControl(mask=1))
+    entry = MessageEntry.unpack(raw)
+    assert entry == MessageEntry(0xFEE00218, 2, VectorControl(mask=1))
     assert entry.pack() == raw

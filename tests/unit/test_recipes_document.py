@@ -17,7 +17,7 @@ from harness.build.qemu import QemuRecipe
 from harness.build.roots import RootRecipe
 from harness.config.matrix import Matrix
 from harness.config.schema import _describe, loads
-from harness.devices.device_spec import DeviceSpec
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.qemu.command import Iommu, MachineSpec
 
 TEXT = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
@@ -29,7 +29,7 @@ SECTIONS = {
     Matrix: "## A matrix",
     ImageRecipe: "## The image",
     QemuRecipe: "## QEMU",
-    DeviceSpec: "## A device",
+    ImsFunctionSpec: "## A device",
 }
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from harness.host.deadline import Deadline
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 
 
 @pytest.mark.device(msix_vectors=1, ims_mapped=True)
@@ -24,8 +24,8 @@ def test_the_guest_sees_the_control_vector_and_the_queues(ims_device, ssh):
 
 @pytest.mark.cold_boot("nox2apic")
 @pytest.mark.machine("remapping-only")
-def test_a_kernel_told_to_stay_in_xapic_mode_does(vm, hypervisor):
-    assert not hypervisor.unit().extended_mode
+def test_a_kernel_told_to_stay_in_xapic_mode_does(vm, observer):
+    assert not observer.unit().extended_mode
     assert "nox2apic" in vm.kernel_log()
 
 

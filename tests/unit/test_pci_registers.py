@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices.registers import RegisterBank, RegisterCell
+from harness.pci.registers import RegisterBank, RegisterCell
 
 
 class Value:

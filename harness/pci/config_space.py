@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from harness.devices.capabilities import capability_chain
-from harness.devices.device_spec import DeviceSpec
-from harness.spec import ims
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from harness.pci.capabilities import Capability, linked
 from harness.spec.pci import (
     BAR_ADDRESS_MASK,
     CAPABILITIES_START,
@@ -15,12 +16,18 @@ from harness.spec.pci import (
     Status,
 )
 
-BAR_SIZES = {
-    ims.BAR_CONTROL: ims.BAR_CONTROL_SIZE,
-    ims.BAR_MSIX: ims.BAR_MSIX_SIZE,
-    ims.BAR_IMS: ims.BAR_IMS_SIZE,
-}
-"""BAR to its size in bytes; all are 32-bit, memory, not prefetchable."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What the header says that a function is (7.5.1.1)."""
+
+    vendor_id: int
+    device_id: int
+    subsystem_vendor_id: int
+    subsystem_id: int
+    class_code: int
+    """Base class in 23:16, sub-class in 15:8, programming interface in 7:0."""
+    revision: int
 
 
 class ConfigSpace:
@@ -28,39 +35,45 @@ class ConfigSpace:
 
     Every bit is read-only unless its write mask says otherwise; BAR sizing follows from that: the
     bits below the size stay zero (PCI Express 6.0, 7.5.1.2.1).
+
+    :param bars: BAR to its size in bytes; all are 32-bit, memory, not prefetchable.
+    :param capabilities: in the order of the chain.
+    :raises ValueError: the capabilities do not fit.
     """
 
-    def __init__(self, spec: DeviceSpec):
+    def __init__(
+        self, identity: Identity, bars: Mapping[int, int], capabilities: Sequence[Capability]
+    ):
         self._reset = bytearray(CONFIG_SIZE)
         self._writable = bytearray(CONFIG_SIZE)
-        self.capabilities = {item.id: item for item in capability_chain(spec)}
+        self.capabilities = {item.id: item for item in linked(capabilities)}
         """The chain, by capability id."""
-        self._build_header(spec)
+        self._build_header(identity, bars)
         for item in self.capabilities.values():
             self._reset[item.offset : item.end] = item.reset
             self._writable[item.offset : item.end] = item.writable
         self._bytes = bytearray(self._reset)
 
-    def _build_header(self, spec: DeviceSpec) -> None:
+    def _build_header(self, identity: Identity, bars: Mapping[int, int]) -> None:
         command = Command(memory_space=1, bus_master=1, parity_error_response=1, serr_enable=1)
         # fmt: off
         for offset, size, value, writable in (
-            (Header.VENDOR_ID,           2, spec.vendor_id,                    0),
-            (Header.DEVICE_ID,           2, spec.device_id,                    0),
+            (Header.VENDOR_ID,           2, identity.vendor_id, 0),
+            (Header.DEVICE_ID,           2, identity.device_id, 0),
             (Header.COMMAND,             2, 0,                                 command.value),
             (Header.STATUS,              2, Status(capabilities_list=1).value, 0),
-            (Header.REVISION_ID,         1, ims.REVISION,                      0),
-            (Header.CLASS_CODE,          3, ims.CLASS_CODE,                    0),
+            (Header.REVISION_ID,         1, identity.revision, 0),
+            (Header.CLASS_CODE,          3, identity.class_code, 0),
             (Header.CACHE_LINE_SIZE,     1, 0,                                 0xFF),
-            (Header.SUBSYSTEM_VENDOR_ID, 2, spec.subsystem_vendor_id,          0),
-            (Header.SUBSYSTEM_ID,        2, spec.subsystem_id,                 0),
+            (Header.SUBSYSTEM_VENDOR_ID, 2, identity.subsystem_vendor_id, 0),
+            (Header.SUBSYSTEM_ID,        2, identity.subsystem_id, 0),
             (Header.CAPABILITIES,        1, CAPABILITIES_START,                0),
             (Header.INTERRUPT_LINE,      1, 0,                                 0xFF),
         ):
             self._reset[offset : offset + size] = value.to_bytes(size, "little")
             self._writable[offset : offset + size] = writable.to_bytes(size, "little")
         # fmt: on
-        for bar, length in BAR_SIZES.items():
+        for bar, length in bars.items():
             place = Header.BAR0 + 4 * bar
             writable = BAR_ADDRESS_MASK & -length
             self._writable[place : place + 4] = writable.to_bytes(4, "little")

@@ -10,15 +10,15 @@ import mmap
 import struct
 from typing import Final
 
-from harness.spec.ims import ImsControl, ImsEntry
+from harness.spec.msi import MESSAGE_ENTRY_RESET, MessageEntry, VectorControl
 
-ENTRY_SIZE: Final = ImsEntry.SIZE
+ENTRY_SIZE: Final = MessageEntry.SIZE
 CONTROL_OFFSET: Final = 12
 """Byte of an entry at which its control dword begins."""
-MASK_BIT: Final = ImsControl(mask=1).value
+MASK_BIT: Final = VectorControl(mask=1).value
 
 _MESSAGE: Final = struct.Struct("<QI")
-_RESET: Final = ImsEntry(0, 0, ImsControl(mask=1)).pack()
+_RESET: Final = MESSAGE_ENTRY_RESET.pack()
 
 
 class MessageTable:

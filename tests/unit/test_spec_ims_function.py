@@ -1,4 +1,4 @@
-"""The C header of the guest module and harness/spec/ims.py say the same, number by number."""
+"""The guest module's C header and harness/spec/ims_function.py say the same, number by number."""
 
 from __future__ import annotations
 
@@ -8,8 +8,10 @@ from enum import IntEnum
 import pytest
 
 from harness.host.resources import resource
-from harness.spec import ims
+from harness.spec import ims_function as regs
 from harness.spec.bitfield import Layout
+from harness.spec.interrupt import Store
+from harness.spec.msi import MessageEntry, VectorControl
 
 HEADER = resource("guests/module/imstest_regs.h")
 PREFIX = "IMSTEST_"
@@ -23,24 +25,24 @@ CONSTANTS = (
 )
 # fmt: on
 ENUMS: dict[str, type[IntEnum]] = {
-    "": ims.Register,
-    "STORE_": ims.Store,
-    "OPCODE_": ims.Opcode,
-    "COMPLETION_": ims.CompletionStatus,
+    "": regs.Register,
+    "STORE_": Store,
+    "OPCODE_": regs.Opcode,
+    "COMPLETION_": regs.CompletionStatus,
 }
 LAYOUTS: dict[str, type[Layout]] = {
-    "IMS_CAPABILITY_": ims.ImsCapability,
-    "STATUS_": ims.Status,
-    "CONTROL_": ims.Control,
-    "EVENT_SLOT_": ims.EventSlot,
-    "IMS_CONTROL_": ims.ImsControl,
+    "IMS_CAPABILITY_": regs.ImsCapability,
+    "STATUS_": regs.Status,
+    "CONTROL_": regs.Control,
+    "EVENT_SLOT_": regs.EventSlot,
 }
 IMS_ENTRY = {
     "IMS_ADDRESS_LO": 0x0,
     "IMS_ADDRESS_HI": 0x4,
     "IMS_DATA": 0x8,
     "IMS_CONTROL": 0xC,
-    "IMS_ENTRY_SIZE": ims.ImsEntry.SIZE,
+    "IMS_CONTROL_MASK": VectorControl(mask=1).value,
+    "IMS_ENTRY_SIZE": MessageEntry.SIZE,
 }
 SIZES = {"__u8": 1, "__le16": 2, "__le32": 4, "__le64": 8}
 
@@ -65,7 +67,7 @@ def header_numbers() -> dict[str, int]:
 
 def spec_numbers() -> dict[str, int]:
     """Return every number that the header has to define."""
-    numbers = {name: int(getattr(ims, name)) for name in CONSTANTS}
+    numbers = {name: int(getattr(regs, name)) for name in CONSTANTS}
     for prefix, enum in ENUMS.items():
         numbers |= {prefix + member.name: member.value for member in enum}
     for prefix, layout in LAYOUTS.items():
@@ -95,7 +97,7 @@ def test_the_header_defines_the_numbers_of_the_specification_and_no_others() -> 
 
 
 def test_an_ims_entry_has_its_fields_where_the_header_says() -> None:
-    raw = ims.ImsEntry(0x1122334455667788, 0x99AABBCC, ims.ImsControl(mask=1)).pack()
+    raw = MessageEntry(0x1122334455667788, 0x99AABBCC, VectorControl(mask=1)).pack()
     at = header_numbers()
     assert raw[at["IMS_ADDRESS_LO"] :][:4] == bytes.fromhex("88776655")
     assert raw[at["IMS_ADDRESS_HI"] :][:4] == bytes.fromhex("44332211")
@@ -109,7 +111,7 @@ def test_an_ims_entry_has_its_fields_where_the_header_says() -> None:
     [
         (
             "imstest_work_descriptor",
-            ims.WorkDescriptor(
+            regs.WorkDescriptor(
                 opcode=0x11,
                 flags=0x22,
                 store=0x3344,
@@ -119,11 +121,11 @@ def test_an_ims_entry_has_its_fields_where_the_header_says() -> None:
                 reserved=0x2122232425262728,
             ),
         ),
-        ("imstest_completion_record", ims.CompletionRecord(0x11223344, 0x55667788, 0x99)),
+        ("imstest_completion_record", regs.CompletionRecord(0x11223344, 0x55667788, 0x99)),
     ],
 )
 def test_a_struct_has_every_member_where_the_specification_packs_it(
-    struct: str, record: ims.WorkDescriptor | ims.CompletionRecord
+    struct: str, record: regs.WorkDescriptor | regs.CompletionRecord
 ) -> None:
     raw = record.pack()
     members = header_struct(struct)

@@ -1,11 +1,10 @@
-"""The capabilities of the test function, built as bytes and write masks from its specification."""
+"""PCI capabilities, built as bytes and write masks, and linked into a chain."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from harness.devices.device_spec import DeviceSpec
-from harness.spec import ims
 from harness.spec.pci import (
     CAPABILITIES_END,
     CAPABILITIES_START,
@@ -52,22 +51,25 @@ class _Body:
         return Capability(self.id, bytes(self.reset), bytes(self.writable))
 
 
-def msi(spec: DeviceSpec) -> Capability:
-    """Return MSI in the shape that the specification asks for (7.7.1)."""
-    registers = msi_offsets(address_64bit=spec.msi_64bit, per_vector_mask=spec.msi_per_vector_mask)
+def msi(vectors: int, *, address_64bit: bool, per_vector_mask: bool) -> Capability:
+    """Return MSI (7.7.1).
+
+    :param vectors: messages that the function can use, a power of two up to 32.
+    """
+    registers = msi_offsets(address_64bit=address_64bit, per_vector_mask=per_vector_mask)
     end = max(offset + size for offset, size in registers.values())
     body = _Body(CapabilityId.MSI, end)
     control = MsiControl(
-        multiple_message_capable=spec.msi_vectors.bit_length() - 1,
-        address_64bit=spec.msi_64bit,
-        per_vector_mask=spec.msi_per_vector_mask,
+        multiple_message_capable=vectors.bit_length() - 1,
+        address_64bit=address_64bit,
+        per_vector_mask=per_vector_mask,
     )
     writable = {
         "control": MsiControl(enable=1, multiple_message_enable=7).value,
         "address_low": 0xFFFFFFFC,
         "address_high": 0xFFFFFFFF,
         "data": 0xFFFF,
-        "mask": (1 << spec.msi_vectors) - 1,
+        "mask": (1 << vectors) - 1,
         "pending": 0,
     }
     for name, (offset, size) in registers.items():
@@ -75,13 +77,13 @@ def msi(spec: DeviceSpec) -> Capability:
     return body.done()
 
 
-def msix(spec: DeviceSpec) -> Capability:
-    """Return MSI-X with table and PBA in BAR 2 (7.7.2)."""
+def msix(vectors: int, *, bar: int, table_offset: int, pba_offset: int) -> Capability:
+    """Return MSI-X with table and PBA in one BAR, at multiples of 8 (7.7.2)."""
     body = _Body(CapabilityId.MSIX, MSIX_CAPABILITY_SIZE)
     writable = MsixControl(function_mask=1, enable=1).value
-    body.place(2, 2, MsixControl(table_size=spec.msix_vectors - 1).value, writable)
-    for at, offset in ((4, ims.MSIX_TABLE_OFFSET), (8, ims.MSIX_PBA_OFFSET)):
-        body.place(at, 4, MsixLocation(bar_index=ims.BAR_MSIX, offset=offset >> 3).value)
+    body.place(2, 2, MsixControl(table_size=vectors - 1).value, writable)
+    for at, offset in ((4, table_offset), (8, pba_offset)):
+        body.place(at, 4, MsixLocation(bar_index=bar, offset=offset >> 3).value)
     return body.done()
 
 
@@ -110,16 +112,11 @@ def express() -> Capability:
     return body.done()
 
 
-def capability_chain(spec: DeviceSpec) -> list[Capability]:
-    """Return the capabilities of a function, placed behind the header and linked in order.
+def linked(chain: Sequence[Capability]) -> list[Capability]:
+    """Return capabilities placed behind the header and linked in order.
 
     :raises ValueError: they do not fit below the extended capabilities.
     """
-    chain = [express()]
-    if spec.msix_vectors:
-        chain.insert(0, msix(spec))
-    if spec.msi_vectors:
-        chain.insert(0, msi(spec))
     placed: list[Capability] = []
     offset = CAPABILITIES_START
     for number, capability in enumerate(chain, 1):

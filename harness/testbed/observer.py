@@ -15,7 +15,7 @@ IOMMU_BASE: Final = 0xFED9_0000
 """Registers of the machine's VT-d unit (QEMU hw/i386/intel_iommu, Q35_HOST_BRIDGE_IOMMU_ADDR)."""
 
 
-class Hypervisor:
+class Observer:
     """Looks at a machine from where its hypervisor stands; the guest does not notice."""
 
     def __init__(self, machine: Machine):

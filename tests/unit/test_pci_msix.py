@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices.config_space import ConfigSpace
-from harness.devices.device_spec import DeviceSpec
-from harness.devices.msix import MsixStore
+from harness.devices.ims_function.config import config_space
+from harness.devices.ims_function.spec import ImsFunctionSpec
+from harness.pci.msix import MsixStore
 from harness.spec.pci import CapabilityId
 
 pytestmark = pytest.mark.capability("A2")
@@ -19,7 +19,7 @@ class Msix:
     """The store with the guest's hands on its registers and table."""
 
     def __init__(self, vectors: int = 70):
-        self.config = ConfigSpace(DeviceSpec(msix_vectors=vectors))
+        self.config = config_space(ImsFunctionSpec(msix_vectors=vectors))
         self.store = MsixStore(self.config)
         self.place = self.config.capabilities[CapabilityId.MSIX].offset
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harness.devices.config_space import ConfigSpace
+from harness.pci.config_space import ConfigSpace
 from harness.spec.pci import CapabilityId, MsiControl, msi_offsets
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices.config_space import ConfigSpace
-from harness.devices.device_spec import DeviceSpec
-from harness.devices.msi import MsiStore
+from harness.devices.ims_function.config import config_space
+from harness.devices.ims_function.spec import ImsFunctionSpec
+from harness.pci.msi import MsiStore
 from harness.spec.pci import CapabilityId
 
 pytestmark = pytest.mark.capability("A1")
@@ -15,8 +15,8 @@ pytestmark = pytest.mark.capability("A1")
 class Msi:
     """The store with the guest's hands on its registers."""
 
-    def __init__(self, spec: DeviceSpec):
-        self.config = ConfigSpace(spec)
+    def __init__(self, spec: ImsFunctionSpec):
+        self.config = config_space(spec)
         self.store = MsiStore(self.config)
         self.place = self.config.capabilities[CapabilityId.MSI].offset
 
@@ -30,7 +30,7 @@ class Msi:
 
 @pytest.fixture
 def msi() -> Msi:
-    return Msi(DeviceSpec(msi_vectors=16))
+    return Msi(ImsFunctionSpec(msi_vectors=16))
 
 
 def test_nothing_is_enabled_before_enable_is_set(msi: Msi) -> None:
@@ -79,7 +79,7 @@ def test_a_single_message_keeps_its_data_whole(msi: Msi) -> None:
 
 
 def test_the_32_bit_form_has_its_data_behind_the_low_address() -> None:
-    msi = Msi(DeviceSpec(msi_64bit=False))
+    msi = Msi(ImsFunctionSpec(msi_64bit=False))
     msi.write(4, 4, 0xFEE00000)
     msi.write(8, 2, 0x40)
     msi.enable(0)
@@ -88,14 +88,14 @@ def test_the_32_bit_form_has_its_data_behind_the_low_address() -> None:
 
 @pytest.mark.parametrize(("is_64bit", "mask_at"), [(True, 0x10), (False, 0x0C)])
 def test_a_mask_bit_holds_its_own_message_only(is_64bit: bool, mask_at: int) -> None:
-    msi = Msi(DeviceSpec(msi_64bit=is_64bit))
+    msi = Msi(ImsFunctionSpec(msi_64bit=is_64bit))
     msi.enable(5)
     msi.write(mask_at, 4, 1 << 3)
     assert [index for index in range(32) if msi.store.masked(index)] == [3]
 
 
 def test_without_per_vector_masking_nothing_is_masked() -> None:
-    msi = Msi(DeviceSpec(msi_per_vector_mask=False))
+    msi = Msi(ImsFunctionSpec(msi_per_vector_mask=False))
     msi.enable(5)
     msi.write(0x10, 4, 0xFFFFFFFF)
     assert not any(msi.store.masked(index) for index in range(32))
@@ -103,7 +103,7 @@ def test_without_per_vector_masking_nothing_is_masked() -> None:
 
 @pytest.mark.parametrize(("is_64bit", "pending_at"), [(True, 0x14), (False, 0x10)])
 def test_pending_bits_are_shown_and_cannot_be_written(is_64bit: bool, pending_at: int) -> None:
-    msi = Msi(DeviceSpec(msi_64bit=is_64bit))
+    msi = Msi(ImsFunctionSpec(msi_64bit=is_64bit))
     msi.store.pending = {0, 31}
     msi.store.show_pending()
     msi.write(pending_at, 4, 0)

@@ -19,7 +19,7 @@ DEFAULT_MATRIX: Final = "default"
 
 
 @dataclass(frozen=True, slots=True)
-class Coverage:
+class Selection:
     """The cells of a run."""
 
     kernels: Mapping[str, KernelRecipe]
@@ -49,11 +49,11 @@ class Coverage:
         ]
 
 
-def make_coverage(
+def make_selection(
     matrix: str | None = None,
     only_kernels: Collection[str] = (),
     only_machines: Collection[str] = (),
-) -> Coverage:
+) -> Selection:
     """Return what a run covers.
 
     :param matrix: a matrix's name, or a file: then it ends in ``.yaml``.
@@ -69,7 +69,7 @@ def make_coverage(
             f"the matrix {matrix} has no kernel {absent[0]!r}",
             hint=f"it has {', '.join(found.kernels)}; choose another with --matrix",
         )
-    return Coverage(kernels, machines, found, only_kernels, only_machines)
+    return Selection(kernels, machines, found, only_kernels, only_machines)
 
 
 def _load_matrix(name: str, kernels: Mapping[str, Any], machines: Mapping[str, Any]) -> Matrix:

@@ -6,16 +6,16 @@ import logging
 
 import pytest
 
-from harness.devices.access_log import LENGTH, AccessCount, AccessLog, Area, RefusalLog
-from harness.devices.address_map import AddressMap
-from harness.devices.config_space import ConfigSpace
-from harness.devices.device_spec import DeviceSpec
-from harness.spec.ims import Store
+from harness.devices.ims_function.address_map import AddressMap, Area
+from harness.devices.ims_function.config import config_space
+from harness.devices.ims_function.spec import ImsFunctionSpec
+from harness.pci.access_log import LENGTH, AccessCount, AccessLog, RefusalLog
+from harness.spec.interrupt import Store
 
 
 @pytest.fixture
 def address_map() -> AddressMap:
-    return AddressMap(ConfigSpace(DeviceSpec()))
+    return AddressMap(config_space(ImsFunctionSpec()))
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_each_event_slot_is_its_interrupts(
 
 
 def test_reads_and_writes_are_counted_apart_and_by_area(address_map: AddressMap) -> None:
-    log = AccessLog(address_map.name)
+    log = AccessLog(Area, address_map.name)
     log.record(Area.IMS, 4, 0, bytes(4), write=True)
     mark = log.mark()
     log.record(Area.IMS, 4, 0, bytes(4), write=True)
@@ -95,7 +95,7 @@ def test_reads_and_writes_are_counted_apart_and_by_area(address_map: AddressMap)
 
 
 def test_an_access_is_kept_decoded(address_map: AddressMap) -> None:
-    log = AccessLog(address_map.name)
+    log = AccessLog(Area, address_map.name)
     log.record(Area.CONTROL, 0, 0x20, b"\x07\0\0\0", write=True)
     log.record(Area.IMS, 4, 8, b"\x01\0\0\0", write=False)
     assert [str(access) for access in log.accesses()] == [
@@ -106,7 +106,7 @@ def test_an_access_is_kept_decoded(address_map: AddressMap) -> None:
 
 
 def test_counts_stay_exact_when_the_list_overflows(address_map: AddressMap) -> None:
-    log = AccessLog(address_map.name)
+    log = AccessLog(Area, address_map.name)
     for _ in range(LENGTH + 5):
         log.record(Area.EVENTS, 0, 0xC000, bytes(4), write=False)
     assert len(log.accesses()) == LENGTH

@@ -6,13 +6,13 @@ counters are exact; the list of accesses is bounded.
 
 from __future__ import annotations
 
-import enum
 import logging
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final
 
 from harness.spec.vfio import RegionIndex
@@ -23,32 +23,14 @@ LENGTH: Final = 100_000
 """Accesses that are kept."""
 
 
-class Area(enum.StrEnum):
-    """The parts of the function's regions that are counted apart."""
-
-    CONFIG = "config"
-    """Config space, without the two capabilities below."""
-    MSI = "msi"
-    """The MSI capability: the store itself."""
-    MSIX_CONTROL = "msix-control"
-    """The MSI-X capability."""
-    MSIX_TABLE = "msix-table"
-    MSIX_PBA = "msix-pba"
-    IMS = "ims"
-    """The IMS array."""
-    EVENTS = "events"
-    """Event slots."""
-    CONTROL = "control"
-    """Control registers, without the event slots."""
-
-
 @dataclass(frozen=True, slots=True)
 class Access:
     """One trapped access."""
 
     when: float
     """Seconds of the monotonic clock."""
-    area: Area
+    area: StrEnum
+    """The part of the function that it fell into: one of those that its log counts apart."""
     region: RegionIndex
     offset: int
     size: int
@@ -85,32 +67,30 @@ class Mark:
     counts: tuple[int, ...]
 
 
-_AREAS: Final = list(Area)
-_NUMBER: Final = {area: number for number, area in enumerate(_AREAS)}
-
-
 class AccessLog:
     """Counts and keeps accesses. Written on the server's thread, read from any.
 
+    :param areas: the parts of the function that are counted apart.
     :param name_register: gives the name of what stands at (region, offset); called when read.
     """
 
-    def __init__(self, name_register: Callable[[int, int], str]):
+    def __init__(self, areas: type[StrEnum], name_register: Callable[[int, int], str]):
+        self._number = {area: number for number, area in enumerate(areas)}
         self._name = name_register
         self._lock = threading.Lock()
-        self._counts = [0] * (2 * len(_AREAS))
-        self._kept: deque[tuple[float, Area, int, int, bytes, bool]] = deque(maxlen=LENGTH)
+        self._counts = [0] * (2 * len(self._number))
+        self._kept: deque[tuple[float, StrEnum, int, int, bytes, bool]] = deque(maxlen=LENGTH)
 
-    def record(self, area: Area, region: int, offset: int, data: bytes, *, write: bool) -> None:
+    def record(self, area: StrEnum, region: int, offset: int, data: bytes, *, write: bool) -> None:
         """Take note of an access and the bytes that it carried."""
         entry = (time.monotonic(), area, region, offset, data, write)
         with self._lock:
-            self._counts[2 * _NUMBER[area] + write] += 1
+            self._counts[2 * self._number[area] + write] += 1
             self._kept.append(entry)
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s", self._decode(entry))
 
-    def _decode(self, entry: tuple[float, Area, int, int, bytes, bool]) -> Access:
+    def _decode(self, entry: tuple[float, StrEnum, int, int, bytes, bool]) -> Access:
         when, area, region, offset, data, write = entry
         return Access(
             when=when,
@@ -124,7 +104,7 @@ class AccessLog:
             register=self._name(region, offset),
         )
 
-    def accesses(self, area: Area | None = None) -> list[Access]:
+    def accesses(self, area: StrEnum | None = None) -> list[Access]:
         """Return the accesses that are kept, oldest first, of one area or of all."""
         with self._lock:
             kept = list(self._kept)
@@ -135,14 +115,14 @@ class AccessLog:
         with self._lock:
             return Mark(tuple(self._counts))
 
-    def counts_since(self, mark: Mark | None = None) -> dict[Area, AccessCount]:
+    def counts_since(self, mark: Mark | None = None) -> dict[StrEnum, AccessCount]:
         """Return the accesses of every area since a mark, or since the beginning."""
         now = self.mark().counts
         then = mark.counts if mark else (0,) * len(now)
         counts = [after - before for after, before in zip(now, then, strict=True)]
         return {
             area: AccessCount(reads=counts[2 * number], writes=counts[2 * number + 1])
-            for area, number in _NUMBER.items()
+            for area, number in self._number.items()
         }
 
 

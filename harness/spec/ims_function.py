@@ -1,7 +1,7 @@
-# Ref: docs/device.md, "The IMS test function", register map version 1.0. This file is its
-#      layout; guests/module/imstest_regs.h mirrors it, tests/unit/test_spec_ims.py holds the two
-#      together.
-"""Registers, tables and descriptors of the IMS test function."""
+# Ref: docs/device.md, "The IMS function", register map version 1.0. This file is its
+#      layout; guests/module/imstest_regs.h mirrors it, tests/unit/test_spec_ims_function.py holds
+#      the two together.
+"""Registers, tables and descriptors of the IMS function."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from typing import ClassVar, Final, Self
 
 from harness.spec.bitfield import Bits, Layout, Reserved
+from harness.spec.interrupt import Store
 
 VENDOR_ID: Final = 0x494D
 """PCI vendor id, "IM": a number that the public PCI id list does not assign."""
 DEVICE_ID: Final = 0x0001
-"""PCI device id of the test function."""
+"""PCI device id of the function."""
 CLASS_CODE: Final = 0x088000
 """System peripheral, other."""
 REVISION: Final = 0x01
@@ -42,19 +43,6 @@ ID_VALUE: Final = 0x00534D49
 """Contents of the ID register: ``"IMS\\0"``."""
 VERSION_VALUE: Final = 0x00010000
 """Contents of the VERSION register: major in the high half, minor in the low."""
-
-
-class Store(enum.IntEnum):
-    """Where an interrupt message is held; the number used in descriptors and event banks."""
-
-    NONE = 0
-    """No interrupt."""
-    MSI = 1
-    """PCI MSI, in config space."""
-    MSIX = 2
-    """PCI MSI-X, in a table in a BAR."""
-    IMS = 3
-    """Interrupt Message Store, in this device's own array."""
 
 
 # fmt: off
@@ -141,40 +129,7 @@ class EventSlot(Layout, bits=64):
 
     sequence = Bits(31, 0)   # the event's sequence number, never 0
     cpu      = Bits(63, 32)  # Linux CPU number on which the handler ran (answer only)
-
-
-class ImsControl(Layout, bits=32):
-    """Fourth dword of an IMS entry."""
-
-    mask     = Bits(0)       # 1: hold the interrupt pending; the reset value
-    reserved = Reserved((31, 1))
 # fmt: on
-
-
-@dataclass(frozen=True, slots=True)
-class ImsEntry:
-    """One entry of the IMS array: 16 bytes."""
-
-    address: int
-    data: int
-    control: ImsControl
-
-    FORMAT: ClassVar[struct.Struct] = struct.Struct("<QII")
-    SIZE: ClassVar[int] = FORMAT.size
-
-    def pack(self) -> bytes:
-        """Return the entry as it stands in the array."""
-        return self.FORMAT.pack(self.address, self.data, self.control.value)
-
-    @classmethod
-    def unpack(cls, raw: bytes | memoryview) -> Self:
-        """Return the entry that stands in 16 bytes."""
-        address, data, control = cls.FORMAT.unpack(raw)
-        return cls(address, data, ImsControl.unpack(control))
-
-
-IMS_ENTRY_RESET: Final = ImsEntry(0, 0, ImsControl(mask=1))
-"""An entry after reset: masked, with the null message."""
 
 
 class Opcode(enum.IntEnum):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from harness.devices.access_log import Area
-from harness.devices.config_space import ConfigSpace
-from harness.devices.message_table import ENTRY_SIZE
-from harness.spec.ims import (
+import enum
+
+from harness.pci.config_space import ConfigSpace
+from harness.pci.message_table import ENTRY_SIZE
+from harness.spec.ims_function import (
     BAR_CONTROL,
     BAR_IMS,
     BAR_MSIX,
@@ -14,8 +15,8 @@ from harness.spec.ims import (
     IMS_PENDING_SIZE,
     MSIX_PBA_OFFSET,
     Register,
-    Store,
 )
+from harness.spec.interrupt import Store
 from harness.spec.pci import CapabilityId, Header
 from harness.spec.vfio import RegionIndex
 
@@ -24,6 +25,25 @@ _EVENT_BANKS = Register.EVENT_MSI
 _BANK_SIZE = Register.EVENT_IMS - Register.EVENT_MSIX
 # Looked up for every interrupt, twice.
 _BANKS = {int(bank): (store, slots) for store, (bank, slots) in EVENT_BANKS.items()}
+
+
+class Area(enum.StrEnum):
+    """The parts of the function's regions that are counted apart."""
+
+    CONFIG = "config"
+    """Config space, without the two capabilities below."""
+    MSI = "msi"
+    """The MSI capability: the store itself."""
+    MSIX_CONTROL = "msix-control"
+    """The MSI-X capability."""
+    MSIX_TABLE = "msix-table"
+    MSIX_PBA = "msix-pba"
+    IMS = "ims"
+    """The IMS array."""
+    EVENTS = "events"
+    """Event slots."""
+    CONTROL = "control"
+    """Control registers, without the event slots."""
 
 
 class AddressMap:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from harness.devices.config_space import ConfigSpace
-from harness.devices.message_table import (
+from harness.pci.config_space import ConfigSpace
+from harness.pci.message_table import (
     CONTROL_OFFSET,
     ENTRY_SIZE,
     MASK_BIT,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.spec.ims import Store
+from harness.spec.interrupt import Store
 
 
 @dataclass(frozen=True, slots=True)

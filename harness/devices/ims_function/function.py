@@ -1,4 +1,4 @@
-"""The IMS test function: one PCI Express function that raises interrupts on request.
+"""The IMS function: one PCI Express function that raises interrupts on request.
 
 It joins config space, the three message stores, the control registers, the work queue and the
 ledger of events, and serves them as a :class:`harness.vfio_user.device.Device`. See docs/device.md.
@@ -12,23 +12,23 @@ from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
-from harness.devices.access_log import AccessLog, Area, RefusalLog
-from harness.devices.address_map import AddressMap
 from harness.devices.burst import Burst
-from harness.devices.config_space import ConfigSpace
-from harness.devices.control_bar import ControlBar
 from harness.devices.delivery import WIRE, Delivery, MessageGate, OpenGate
-from harness.devices.device_spec import DeviceSpec
-from harness.devices.ims import ImsStore
+from harness.devices.ims_function.address_map import AddressMap, Area
+from harness.devices.ims_function.config import config_space
+from harness.devices.ims_function.control_bar import ControlBar
+from harness.devices.ims_function.ims import ImsStore
+from harness.devices.ims_function.pending_watch import PendingWatch
+from harness.devices.ims_function.spec import ImsFunctionSpec
+from harness.devices.ims_function.work_queue import WorkQueue
 from harness.devices.ledger import Event, Ledger, Outcome
-from harness.devices.msi import MsiStore
-from harness.devices.msix import MsixStore
-from harness.devices.pending_watch import PendingWatch
-from harness.devices.store import InterruptStore, StoreEntry
-from harness.devices.work_queue import WorkQueue
 from harness.host.deadline import Deadline
-from harness.spec import ims
-from harness.spec.ims import Store
+from harness.pci.access_log import AccessLog, RefusalLog
+from harness.pci.msi import MsiStore
+from harness.pci.msix import MsixStore
+from harness.pci.store import InterruptStore, StoreEntry
+from harness.spec import ims_function as regs
+from harness.spec.interrupt import Store
 from harness.spec.pci import CONFIG_SIZE, CapabilityId, DeviceControl
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
 from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region
@@ -36,7 +36,7 @@ from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region
 _DEVICE_CONTROL = 8  # offset in the PCI Express capability
 
 
-class TestFunction:
+class ImsFunction:
     """One function. It owns the memory file of a mapped IMS array: use it as a context manager.
 
     :param gate: checks the origin of the messages that the function sends itself.
@@ -44,16 +44,14 @@ class TestFunction:
     Callbacks of the server and calls of the tests may come on any thread.
     """
 
-    __test__ = False  # the name is the device's, not a pytest class's
-
-    def __init__(self, spec: DeviceSpec | None = None, gate: MessageGate | None = None):
-        self.spec = spec = spec or DeviceSpec()
+    def __init__(self, spec: ImsFunctionSpec | None = None, gate: MessageGate | None = None):
+        self.spec = spec = spec or ImsFunctionSpec()
         self.ledger = Ledger()
         """Every event that was raised, and what became of it."""
-        self.config = ConfigSpace(spec)
+        self.config = config_space(spec)
         self.refusals = RefusalLog()
         self.address_map = AddressMap(self.config)
-        self.accesses = AccessLog(self.address_map.name)
+        self.accesses = AccessLog(Area, self.address_map.name)
         """Every trapped access."""
         self._lock = threading.RLock()
         self._burst: Burst | None = None
@@ -212,15 +210,15 @@ class TestFunction:
         """The regions by VFIO index."""
         flags = RegionFlags.READ | RegionFlags.WRITE
         regions = [Region(0, RegionFlags(0))] * len(RegionIndex)
-        regions[ims.BAR_CONTROL] = Region(ims.BAR_CONTROL_SIZE, flags)
-        regions[ims.BAR_MSIX] = Region(ims.BAR_MSIX_SIZE, flags)
-        regions[ims.BAR_IMS] = Region(ims.BAR_IMS_SIZE, flags)
+        regions[regs.BAR_CONTROL] = Region(regs.BAR_CONTROL_SIZE, flags)
+        regions[regs.BAR_MSIX] = Region(regs.BAR_MSIX_SIZE, flags)
+        regions[regs.BAR_IMS] = Region(regs.BAR_IMS_SIZE, flags)
         regions[RegionIndex.CONFIG] = Region(CONFIG_SIZE, flags)
         if self.spec.ims_mapped:
-            regions[ims.BAR_IMS] = Region(
-                ims.BAR_IMS_SIZE,
+            regions[regs.BAR_IMS] = Region(
+                regs.BAR_IMS_SIZE,
                 flags | RegionFlags.MMAP,
-                mappable=[MappableArea(0, ims.BAR_IMS_SIZE)],
+                mappable=[MappableArea(0, regs.BAR_IMS_SIZE)],
                 fd=self._ims.fd,
             )
         return regions
@@ -292,16 +290,16 @@ class TestFunction:
         return data
 
     def _read(self, region: int, offset: int, count: int) -> bytes | None:
-        if region == ims.BAR_CONTROL:
+        if region == regs.BAR_CONTROL:
             return self._control.read(offset, count)
         with self._lock:
             if region == RegionIndex.CONFIG:
                 return self.config.read(offset, count)
-            if region == ims.BAR_IMS:
+            if region == regs.BAR_IMS:
                 return self._ims.read(offset, count)
-            if region == ims.BAR_MSIX and self._msix:
-                if offset >= ims.MSIX_PBA_OFFSET:
-                    return self._msix.pba_read(offset - ims.MSIX_PBA_OFFSET, count)
+            if region == regs.BAR_MSIX and self._msix:
+                if offset >= regs.MSIX_PBA_OFFSET:
+                    return self._msix.pba_read(offset - regs.MSIX_PBA_OFFSET, count)
                 return self._msix.table_read(offset, count)
         return None
 

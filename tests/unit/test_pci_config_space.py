@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices.config_space import BAR_SIZES, ConfigSpace
-from harness.devices.device_spec import DeviceSpec
+from harness.devices.ims_function.config import BAR_SIZES, config_space
+from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError
+from harness.pci.config_space import ConfigSpace
 from harness.spec.pci import CapabilityId, Command, Header
 
 
@@ -21,33 +22,33 @@ def walk_chain(config: ConfigSpace) -> dict[int, int]:
 
 
 def test_the_ids_stand_where_the_specification_puts_them() -> None:
-    config = ConfigSpace(DeviceSpec(vendor_id=0x1234, device_id=0xABCD))
+    config = config_space(ImsFunctionSpec(vendor_id=0x1234, device_id=0xABCD))
     assert config.read(0, 4) == bytes.fromhex("3412 cdab")
     assert config.read(0x08, 4) == bytes.fromhex("01 008008")
 
 
 @pytest.mark.parametrize("bar", sorted(BAR_SIZES))
 def test_sizing_a_bar_reads_back_its_size(bar: int) -> None:
-    config = ConfigSpace(DeviceSpec())
+    config = config_space(ImsFunctionSpec())
     config.write(Header.BAR0 + 4 * bar, b"\xff" * 4)
     assert -config.get(Header.BAR0 + 4 * bar, 4) & 0xFFFFFFFF == BAR_SIZES[bar]
 
 
 @pytest.mark.parametrize("bar", [1, 3, 5])
 def test_a_bar_that_is_not_there_sizes_to_nothing(bar: int) -> None:
-    config = ConfigSpace(DeviceSpec())
+    config = config_space(ImsFunctionSpec())
     config.write(Header.BAR0 + 4 * bar, b"\xff" * 4)
     assert config.get(Header.BAR0 + 4 * bar, 4) == 0
 
 
 def test_a_bar_keeps_the_address_it_is_given() -> None:
-    config = ConfigSpace(DeviceSpec())
+    config = config_space(ImsFunctionSpec())
     config.write(Header.BAR0, (0xFE801230).to_bytes(4, "little"))
     assert config.get(Header.BAR0, 4) == 0xFE800000
 
 
 def test_of_the_command_register_only_what_the_function_does_can_be_set() -> None:
-    config = ConfigSpace(DeviceSpec())
+    config = config_space(ImsFunctionSpec())
     config.write(Header.COMMAND, b"\xff\xff")
     assert Command.unpack(config.get(Header.COMMAND, 2)) == Command(
         memory_space=1, bus_master=1, parity_error_response=1, serr_enable=1
@@ -56,7 +57,7 @@ def test_of_the_command_register_only_what_the_function_does_can_be_set() -> Non
 
 
 def test_everything_read_only_survives_a_write_of_ones_and_a_write_of_zeroes() -> None:
-    config = ConfigSpace(DeviceSpec())
+    config = config_space(ImsFunctionSpec())
     before = config.read(0, 4096)
     config.write(0, b"\xff" * 4096)
     config.write(0, bytes(4096))
@@ -67,7 +68,7 @@ def test_everything_read_only_survives_a_write_of_ones_and_a_write_of_zeroes() -
 
 
 def test_reset_undoes_every_write() -> None:
-    config = ConfigSpace(DeviceSpec())
+    config = config_space(ImsFunctionSpec())
     before = config.read(0, 4096)
     config.write(0, b"\xff" * 4096)
     config.reset()
@@ -75,21 +76,21 @@ def test_reset_undoes_every_write() -> None:
 
 
 def test_the_chain_leads_to_every_capability_and_ends() -> None:
-    assert list(walk_chain(ConfigSpace(DeviceSpec()))) == [0x05, 0x11, 0x10]
+    assert list(walk_chain(config_space(ImsFunctionSpec()))) == [0x05, 0x11, 0x10]
 
 
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        (DeviceSpec(msi_vectors=0), [0x11, 0x10]),
-        (DeviceSpec(msix_vectors=0), [0x05, 0x10]),
-        (DeviceSpec(msi_vectors=0, msix_vectors=0), [0x10]),
+        (ImsFunctionSpec(msi_vectors=0), [0x11, 0x10]),
+        (ImsFunctionSpec(msix_vectors=0), [0x05, 0x10]),
+        (ImsFunctionSpec(msi_vectors=0, msix_vectors=0), [0x10]),
     ],
 )
 def test_a_capability_that_is_not_asked_for_is_not_in_the_chain(
-    spec: DeviceSpec, expected: list[int]
+    spec: ImsFunctionSpec, expected: list[int]
 ) -> None:
-    assert list(walk_chain(ConfigSpace(spec))) == expected
+    assert list(walk_chain(config_space(spec))) == expected
 
 
 @pytest.mark.parametrize(
@@ -104,8 +105,8 @@ def test_a_capability_that_is_not_asked_for_is_not_in_the_chain(
 def test_each_shape_of_msi_has_its_own_flags_and_size(
     is_64bit: bool, per_vector_mask: bool, flags: int, size: int
 ) -> None:
-    config = ConfigSpace(
-        DeviceSpec(msi_vectors=8, msi_64bit=is_64bit, msi_per_vector_mask=per_vector_mask)
+    config = config_space(
+        ImsFunctionSpec(msi_vectors=8, msi_64bit=is_64bit, msi_per_vector_mask=per_vector_mask)
     )
     item = config.capabilities[CapabilityId.MSI]
     assert len(item.reset) == size
@@ -113,13 +114,13 @@ def test_each_shape_of_msi_has_its_own_flags_and_size(
 
 
 def test_msix_names_its_size_less_one_and_both_parts_of_bar_2() -> None:
-    config = ConfigSpace(DeviceSpec(msix_vectors=2048))
+    config = config_space(ImsFunctionSpec(msix_vectors=2048))
     place = config.capabilities[CapabilityId.MSIX].offset
     assert config.read(place + 2, 10) == bytes.fromhex("ff07 02000000 02800000")
 
 
 def test_a_capability_covers_its_bytes_and_no_others() -> None:
-    config = ConfigSpace(DeviceSpec())
+    config = config_space(ImsFunctionSpec())
     item = config.capabilities[CapabilityId.MSI]
     assert config.covers(CapabilityId.MSI, item.offset, 1)
     assert config.covers(CapabilityId.MSI, item.end - 1, 4)
@@ -141,4 +142,4 @@ def test_a_capability_covers_its_bytes_and_no_others() -> None:
 def test_a_number_that_no_device_can_have_is_refused_by_name(field: dict[str, int]) -> None:
     (name,) = field
     with pytest.raises(ConfigError, match=name):
-        DeviceSpec(**field)  # type: ignore[arg-type]
+        ImsFunctionSpec(**field)  # type: ignore[arg-type]

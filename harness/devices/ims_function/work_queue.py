@@ -11,14 +11,14 @@ from typing import Final, Protocol
 
 from harness.devices.ledger import Event, Outcome
 from harness.host.deadline import Deadline
-from harness.spec.ims import (
+from harness.spec.ims_function import (
     WQ_SIZE_MAX,
     CompletionRecord,
     CompletionStatus,
     Opcode,
-    Store,
     WorkDescriptor,
 )
+from harness.spec.interrupt import Store
 from harness.vfio_user.device import Bus
 
 _log = logging.getLogger(__name__)

@@ -1,16 +1,17 @@
-"""What a test function is made of: the choices of one device, as data."""
+"""What an IMS function is made of: the choices of one device, as data."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from harness.errors import ConfigError
-from harness.spec import ims
+from harness.spec import ims_function as regs
+from harness.spec.interrupt import Store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DeviceSpec:
-    """One IMS test function.
+class ImsFunctionSpec:
+    """One IMS function.
 
     :raises ConfigError: a number is outside what the register map or the PCI specification allows.
     """
@@ -21,21 +22,21 @@ class DeviceSpec:
     """Whether the MSI address has an upper half."""
     msi_per_vector_mask: bool = True
     """Whether MSI has mask and pending bits."""
-    msix_vectors: int = ims.MSIX_DEFAULT
+    msix_vectors: int = regs.MSIX_DEFAULT
     """Entries of the MSI-X table, up to 2048; 0 leaves the capability out."""
     msix_noresize: bool = False
     """Report VFIO_IRQ_INFO_NORESIZE for MSI-X: the host must free all vectors to add one."""
-    ims_entries: int = ims.IMS_ENTRIES
+    ims_entries: int = regs.IMS_ENTRIES
     """Entries of the IMS array, up to 2048."""
     ims_mapped: bool = False
     """Let the client map the IMS array: its stores are then no accesses that anybody sees."""
-    vendor_id: int = ims.VENDOR_ID
+    vendor_id: int = regs.VENDOR_ID
     """PCI vendor id."""
-    device_id: int = ims.DEVICE_ID
+    device_id: int = regs.DEVICE_ID
     """PCI device id."""
-    subsystem_vendor_id: int = ims.VENDOR_ID
+    subsystem_vendor_id: int = regs.VENDOR_ID
     """PCI subsystem vendor id."""
-    subsystem_id: int = ims.DEVICE_ID
+    subsystem_id: int = regs.DEVICE_ID
     """PCI subsystem id."""
 
     def __post_init__(self) -> None:
@@ -44,8 +45,8 @@ class DeviceSpec:
                 f"msi_vectors: {self.msi_vectors} is neither 0 nor a power of two up to 32"
             )
         for name, maximum in (
-            ("msix_vectors", ims.MSIX_MAX),
-            ("ims_entries", ims.IMS_ENTRIES),
+            ("msix_vectors", regs.MSIX_MAX),
+            ("ims_entries", regs.IMS_ENTRIES),
             ("vendor_id", 0xFFFF),
             ("device_id", 0xFFFF),
             ("subsystem_vendor_id", 0xFFFF),
@@ -55,10 +56,10 @@ class DeviceSpec:
             if not 0 <= value <= maximum:
                 raise ConfigError(f"{name}: {value} is not in 0..{maximum}")
 
-    def count(self, store: ims.Store) -> int:
+    def count(self, store: Store) -> int:
         """Return how many interrupts a store can hold."""
         return {
-            ims.Store.MSI: self.msi_vectors,
-            ims.Store.MSIX: self.msix_vectors,
-            ims.Store.IMS: self.ims_entries,
+            Store.MSI: self.msi_vectors,
+            Store.MSIX: self.msix_vectors,
+            Store.IMS: self.ims_entries,
         }.get(store, 0)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from harness.devices.access_log import RefusalLog
-from harness.devices.address_map import AddressMap
-from harness.devices.device_spec import DeviceSpec
-from harness.devices.ims import ImsStore
+from harness.devices.ims_function.address_map import AddressMap
+from harness.devices.ims_function.ims import ImsStore
+from harness.devices.ims_function.spec import ImsFunctionSpec
+from harness.devices.ims_function.work_queue import WorkQueue
 from harness.devices.ledger import Event, Ledger
-from harness.devices.registers import REGISTER_SIZE, RegisterBank, RegisterCell
-from harness.devices.work_queue import WorkQueue
-from harness.spec.ims import (
+from harness.pci.access_log import RefusalLog
+from harness.pci.registers import REGISTER_SIZE, RegisterBank, RegisterCell
+from harness.spec.ims_function import (
     EVENT_SLOT_SIZE,
     ID_VALUE,
     IMS_PENDING_SIZE,
@@ -39,7 +39,7 @@ class ControlBar:
     def __init__(
         self,
         *,
-        spec: DeviceSpec,
+        spec: ImsFunctionSpec,
         queue: WorkQueue,
         ims: ImsStore,
         ledger: Ledger,

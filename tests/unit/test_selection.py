@@ -11,7 +11,7 @@ from harness.config.matrix import Matrix
 from harness.config.recipes import RECIPES_VARIABLE, load_machines, load_matrices, load_recipes
 from harness.config.schema import loads
 from harness.errors import ConfigError
-from harness.testbed.coverage import make_coverage
+from harness.testbed.selection import make_selection
 
 KERNELS = ["debian-6.1", "debian-6.12", "debian-backports"]
 
@@ -52,17 +52,17 @@ def names(*cells: object) -> list[str]:
 def test_every_matrix_of_the_project_covers_something() -> None:
     assert {"default", "quick"} <= load_matrices().keys()
     for name in load_matrices():
-        assert make_coverage(name).cells()
+        assert make_selection(name).cells()
 
 
 def test_a_matrix_without_kernels_has_them_all() -> None:
-    cells = make_coverage().cells()
+    cells = make_selection().cells()
     assert [cell.kernel for cell in cells if cell.machine == "caching"] == KERNELS
     assert {cell.machine for cell in cells} == {"caching", "remapping-only"}
 
 
 def test_a_cell_that_is_left_out_is_not_covered(write: Callable[[str, str], str]) -> None:
-    cells = make_coverage(write("mine.yaml", MATRIX)).cells()
+    cells = make_selection(write("mine.yaml", MATRIX)).cells()
     assert names(*cells) == [
         "debian-6.12-caching",
         "debian-6.12-remapping-only",
@@ -75,13 +75,13 @@ def test_a_cell_that_is_left_out_is_not_covered(write: Callable[[str, str], str]
 def test_a_test_for_a_kernel_runs_where_the_matrix_has_it(
     write: Callable[[str, str], str],
 ) -> None:
-    coverage = make_coverage(write("mine.yaml", MATRIX), only_machines=["caching"])
+    coverage = make_selection(write("mine.yaml", MATRIX), only_machines=["caching"])
     assert names(*coverage.cells(kernels=["debian-6.1"])) == ["debian-6.1-caching"]
     assert coverage.cells(kernels=["debian-backports"]) == []
 
 
 def test_a_test_for_a_machine_runs_on_it_whatever_the_matrix_has() -> None:
-    cells = make_coverage("quick").cells(machines=["caching-xapic"])
+    cells = make_selection("quick").cells(machines=["caching-xapic"])
     assert names(*cells) == ["debian-6.12-caching-xapic"]
 
 
@@ -101,18 +101,18 @@ def test_a_wrong_matrix_is_refused(
     write: Callable[[str, str], str], text: str, message: str
 ) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        make_coverage(write("mine.yaml", text))
+        make_selection(write("mine.yaml", text))
     assert "mine.yaml" in str(caught.value)
 
 
 def test_a_kernel_that_is_asked_for_and_not_in_the_matrix_is_told() -> None:
     with pytest.raises(ConfigError, match=r"the matrix quick has no kernel 'debian-6.1'"):
-        make_coverage("quick", only_kernels=["debian-6.1"])
+        make_selection("quick", only_kernels=["debian-6.1"])
 
 
 def test_the_name_of_a_matrix_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigError, match=r"no matrix named 'quik'[\s\S]*did you mean quick"):
-        make_coverage("quik")
+        make_selection("quik")
 
 
 # A directory of recipes of the user's own.
@@ -127,7 +127,7 @@ def test_recipes_of_the_user_stand_beside_ours(
     assert load_machines()["four-cpus"].cpus == 4
     assert load_machines().keys() > {"caching"}
     assert list(load_recipes().kernels) == KERNELS
-    assert len(make_coverage("mine").cells()) == 3
+    assert len(make_selection("mine").cells()) == 3
 
 
 def test_a_name_of_ours_is_not_replaced(

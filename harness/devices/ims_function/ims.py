@@ -5,8 +5,8 @@ from __future__ import annotations
 import mmap
 import os
 
-from harness.devices.message_table import MessageTable, pending_bits
-from harness.spec.ims import BAR_IMS_SIZE, IMS_PENDING_SIZE
+from harness.pci.message_table import MessageTable, pending_bits
+from harness.spec.ims_function import BAR_IMS_SIZE, IMS_PENDING_SIZE
 
 
 class ImsStore:
