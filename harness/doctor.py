@@ -26,7 +26,8 @@ from harness.host.process import find_tool, run, running
 from harness.host.requirements import Answer, Diagnosis, Status, attempt
 from harness.host.slowdown import measure_slowdown
 from harness.host.workspace import Workspace
-from harness.qemu.machine import BOOT_SECONDS, Boot, running_machine
+from harness.qemu.launch import Boot, running_machine
+from harness.qemu.machine import BOOT_SECONDS
 from harness.qemu.memory import guest_memory, memory_file
 from harness.testbed.supplies import DEFAULT_MACHINE, choose, make_provisioner
 

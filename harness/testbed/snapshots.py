@@ -31,10 +31,11 @@ from harness.host.cache import Cache, digest, digest_of_files
 from harness.host.deadline import Deadline, wait_until
 from harness.host.workspace import Workspace
 from harness.qemu import command as qemu_command
+from harness.qemu import launch as qemu_launch
 from harness.qemu import machine as qemu_machine
 from harness.qemu import snapshot as qemu_snapshot
 from harness.qemu.command import MachineSpec
-from harness.qemu.machine import running_machine
+from harness.qemu.launch import running_machine
 from harness.qemu.snapshot import SavedState, SnapshotUnusable, Stamp
 from harness.testbed.vm import Vm, answering_vm, boot_of, running_vm
 
@@ -63,7 +64,7 @@ _UNUSABLE: Final = (
 """What the continuation of a snapshot that is no good ends with, until the guest has answered."""
 
 # What a saved machine is made by: a change here makes it anew.
-_MAKERS: Final = (qemu_command, qemu_machine, qemu_snapshot)
+_MAKERS: Final = (qemu_command, qemu_launch, qemu_machine, qemu_snapshot)
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,8 @@ from harness.host.deadline import Deadline
 from harness.host.resources import harness_version
 from harness.host.workspace import Workspace, nameless_listener
 from harness.qemu.command import MachineSpec, vfio_user_device
-from harness.qemu.machine import HOST_PORT, TEST_PORT, Boot, Machine, State, running_machine
+from harness.qemu.launch import Boot, running_machine
+from harness.qemu.machine import HOST_PORT, TEST_PORT, Machine, State
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.source_gate import SourceGate

@@ -12,7 +12,7 @@ from pathlib import Path
 from harness.config.recipes import load_machines
 from harness.guest.kernel_log import alarm
 from harness.host.workspace import Workspace
-from harness.qemu.machine import Boot, running_machine
+from harness.qemu.launch import Boot, running_machine
 from harness.testbed.supplies import (
     DEFAULT_KERNEL,
     DEFAULT_MACHINE,

@@ -32,7 +32,8 @@ from harness.host.cpio import archive
 from harness.host.deadline import Deadline, wait_until
 from harness.host.workspace import make_workspace
 from harness.qemu.command import MachineSpec
-from harness.qemu.machine import Boot, Machine, State, running_machine
+from harness.qemu.launch import Boot, running_machine
+from harness.qemu.machine import Machine, State
 from harness.testbed.supplies import DEFAULT_KERNEL, DEFAULT_MACHINE
 from harness.testbed.vm import Vm, running_vm
 

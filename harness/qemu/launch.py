@@ -1,0 +1,191 @@
+"""From a specification to a machine that runs: descriptors made, QEMU started, everything joined.
+
+No file, socket or process outlives the machine: all that connects it are inherited descriptors, and
+the kernel kills QEMU when the harness dies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from harness.errors import LaunchError, QemuExited
+from harness.host.cpio import Entry, archive
+from harness.host.process import Process, running, shell_line
+from harness.host.workspace import Workspace
+from harness.qemu import command
+from harness.qemu.command import Json, MachineSpec, Wiring
+from harness.qemu.machine import PORTS, Machine
+from harness.qemu.memory import guest_memory, memory_file, saved_memory_file
+from harness.qemu.snapshot import SavedState
+from harness.qemu.vitals import Vitals
+from harness.qemu.watch import Watch
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Boot:
+    """What a machine boots. ``kernel_arguments`` are added behind the specification's."""
+
+    kernel: Path
+    image: Path
+    kernel_arguments: tuple[str, ...] = ()
+
+
+@contextlib.contextmanager
+def running_machine(
+    spec: MachineSpec,
+    *,
+    qemu: Sequence[str],
+    boot: Boot,
+    workspace: Workspace,
+    alarm: Callable[[str], str | None],
+    devices: Sequence[Json] = (),
+    saved: SavedState | None = None,
+) -> Iterator[Machine]:
+    """Hold a machine whose QEMU runs and whose guest boots, or continues; it is ended at exit.
+
+    Enter it in a thread that lives as long as the machine: QEMU dies with the thread.
+
+    :param qemu: QEMU's path, or a loader with arguments in front of it.
+    :param alarm: says which disaster a console line announces, or None.
+    :param devices: plugged in from the start, see :func:`~harness.qemu.command.vfio_user_device`;
+        their servers must be running already, or QEMU's start does not end.
+    :param saved: continue from here: a machine of the same specification that booted ``boot``.
+        The files are left as they are.
+    :raises LaunchError: QEMU did not start; carries its output and its arguments.
+    :raises SnapshotUnusable: QEMU does not take the saved state.
+    """
+    nonce = secrets.token_hex(8)
+    vitals = Vitals()
+    with contextlib.ExitStack() as stack:
+        ends = _Ends(stack)
+        ram_fd = stack.enter_context(_memory(spec, saved))
+        wiring = Wiring(
+            memory=f"/proc/self/fd/{ram_fd}",
+            private_memory=saved is not None,
+            incoming=saved is not None,
+            ports=tuple((name, theirs.fileno()) for name, (_, theirs) in ends.ports.items()),
+            qmp_fd=ends.monitor[1].fileno(),
+            console_fd=ends.console[1].fileno(),
+            console_log=workspace.path("console.log"),
+            trace_log=workspace.path("trace.log"),
+            devices=tuple(devices),
+        )
+        passed = [ram_fd, *ends.passed]
+        if saved is None:
+            initrd_fd = stack.enter_context(_initrd_file(boot.image, nonce))
+            passed.append(initrd_fd)
+            wiring = replace(
+                wiring,
+                kernel=str(boot.kernel),
+                initrd=f"/proc/self/fd/{initrd_fd}",
+                kernel_arguments=boot.kernel_arguments,
+            )
+        options = command.options(spec, wiring)
+        by_hand = _options_by_hand(spec, boot)
+        workspace.write("qemu.argv", command.printable(qemu, options) + "\n")
+        workspace.write("reproduce.sh", command.printable(qemu, by_hand) + "\n")
+        argv = command.argv(qemu, options)
+        process = stack.enter_context(
+            running(argv, name="qemu", log=workspace.path("qemu.log"), pass_fds=passed)
+        )
+        ends.close_theirs()
+        watch = Watch(spec.name, process, vitals)
+        with _launch_failures(process, argv):
+            console = stack.enter_context(watch.console(ends.console[0], alarm))
+            qmp = stack.enter_context(watch.monitor(ends.monitor[0], workspace.path("qmp.log")))
+            machine = Machine(
+                spec,
+                workspace,
+                process,
+                vitals,
+                watch,
+                console=console,
+                qmp=qmp,
+                memory=stack.enter_context(guest_memory(process.pid, ram_fd)),
+                ram_fd=ram_fd,
+                ports={name: ours for name, (ours, _) in ends.ports.items()},
+                nonce=nonce,
+                reproduce_line=shell_line(command.argv(qemu, by_hand)),
+            )
+            stack.callback(machine.quit)
+            if saved:
+                machine.continue_from(saved)
+        stack.enter_context(vitals.on_loss(console.wake))
+        yield machine
+
+
+class _Ends:
+    """The socket pairs between us and one QEMU, each as (ours, theirs); a stack closes them."""
+
+    def __init__(self, stack: contextlib.ExitStack):
+        def pair() -> tuple[socket.socket, socket.socket]:
+            ours, theirs = socket.socketpair()
+            stack.callback(theirs.close)
+            stack.callback(ours.close)
+            return ours, theirs
+
+        self.monitor = pair()
+        self.console = pair()
+        self.ports = {name: pair() for name in PORTS}
+        self._theirs = [end for _, end in (self.monitor, self.console, *self.ports.values())]
+
+    @property
+    def passed(self) -> list[int]:
+        """The descriptors that QEMU inherits."""
+        return [end.fileno() for end in self._theirs]
+
+    def close_theirs(self) -> None:
+        """Leave QEMU the only holder of its ends, so that its end is seen at ours."""
+        for end in self._theirs:
+            end.close()
+
+
+def _options_by_hand(spec: MachineSpec, boot: Boot) -> list[command.Option]:
+    """Return the options of the same machine on a terminal, without the devices we serve."""
+    wiring = Wiring(
+        kernel=str(boot.kernel),
+        initrd=str(boot.image),
+        kernel_arguments=boot.kernel_arguments,
+    )
+    return command.options(spec, wiring)
+
+
+@contextlib.contextmanager
+def _initrd_file(image: Path, nonce: str) -> Iterator[int]:
+    """Hold an anonymous file of the image with an archive behind it that holds the nonce."""
+    fd = os.memfd_create("imsh-initrd", os.MFD_CLOEXEC)
+    try:
+        with image.open("rb") as source:
+            size = os.fstat(source.fileno()).st_size
+            while os.sendfile(fd, source.fileno(), None, size):
+                pass
+        # The kernel looks for the next archive at a multiple of four bytes.
+        os.lseek(fd, -(-size // 4) * 4, os.SEEK_SET)
+        os.write(fd, archive([Entry.file("etc/imsh/nonce", f"{nonce}\n".encode())]))
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _memory(spec: MachineSpec, saved: SavedState | None) -> contextlib.AbstractContextManager[int]:
+    """Return what holds the file behind guest memory, as a descriptor."""
+    return saved_memory_file(saved.memory) if saved else memory_file(spec.memory << 20)
+
+
+@contextlib.contextmanager
+def _launch_failures(process: Process, argv: Sequence[str]) -> Iterator[None]:
+    """Report QEMU's end inside as a failed start."""
+    try:
+        yield
+    except QemuExited as error:
+        raise LaunchError(
+            f"QEMU did not start: {error.message}",
+            evidence=f"{error.evidence}\n$ {shell_line(argv)}",
+            hint=f"QEMU's whole output: {process.log}",
+        ) from error
