@@ -34,6 +34,7 @@ lint: $(READY)
 	$(BIN)/ruff format --check harness tests
 	$(BIN)/ruff check harness tests
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
 
 unit: $(READY)
 	$(PYTEST) tests/unit tests/protocol tests/layering

@@ -29,7 +29,8 @@ from harness.host.workspace import Workspace
 from harness.qemu.launch import Boot, running_machine
 from harness.qemu.machine import BOOT_SECONDS
 from harness.qemu.memory import guest_memory, memory_file
-from harness.testbed.supplies import DEFAULT_MACHINE, choose, make_provisioner
+from harness.schema.names import choose
+from harness.testbed.supplies import DEFAULT_MACHINE, make_provisioner
 
 PYTHON: Final = (3, 11)
 """The lowest version, as pyproject.toml has it."""

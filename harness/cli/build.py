@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 
 from harness.errors import Verdict
-from harness.testbed.supplies import choose, make_provisioner
+from harness.schema.names import choose
+from harness.testbed.supplies import make_provisioner
 
 HELP = "provide QEMU, kernels, module and images ahead of time"
 

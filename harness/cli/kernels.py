@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from harness.build.kernel import KernelArtifact
 from harness.build.provision import Provisioner
 from harness.errors import Verdict
-from harness.testbed.supplies import choose, make_provisioner
+from harness.schema.names import choose
+from harness.testbed.supplies import make_provisioner
 
 HELP = "list the guest kernels and what is built, or update them from the archive"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import mmap
 import os
@@ -12,12 +11,13 @@ import re
 import select
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeVar
+from typing import Final
 
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ledger import Outcome
 from harness.errors import ConfigError, HarnessError
 from harness.host.deadline import Deadline
+from harness.schema.names import choose
 from harness.spec import ims_function as regs
 from harness.spec.bitfield import Layout
 from harness.spec.ims_function import Register
@@ -26,8 +26,6 @@ from harness.spec.msi import DeliveryMode, Message, RemappableMessage
 from harness.spec.pci import Header
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
 from harness.vfio_user.client import Client
-
-T = TypeVar("T")
 
 VERDICT_SECONDS: Final = 5.0
 """How long the answer to an interrupt message may take."""
@@ -87,7 +85,7 @@ class Bench:
         :raises ConfigError: it cannot be understood; names the word.
         :raises HarnessError: the server refused.
         """
-        command = _choose(words[0], COMMANDS, "command")
+        command = choose(COMMANDS, words[0], what="command")
         line = " ".join(words)
         if not command.takes(len(words) - 1):
             raise ConfigError(f"{line!r} is not {command.usage}")
@@ -141,7 +139,7 @@ class Bench:
             memory, place = self._locate(at, count)
             data = memory[place : place + count]
         else:
-            number = _choose(region, _REGIONS, "region", _DMA)
+            number = choose(_REGIONS, region, what="region", also=[_DMA])
             data = self.client.region_read(number, at, count)
             if self._function:
                 name = f" {self._function.address_map.name(number, at)}"
@@ -160,7 +158,7 @@ class Bench:
             memory, place = self._locate(at, count)
             memory[place : place + count] = data
         else:
-            self.client.region_write(_choose(region, _REGIONS, "region", _DMA), at, data)
+            self.client.region_write(choose(_REGIONS, region, what="region", also=[_DMA]), at, data)
 
     def map(self, address: str, size: str) -> None:
         """Give the device memory."""
@@ -171,7 +169,7 @@ class Bench:
 
     def irq(self, index: str, vectors: str, action: str) -> None:
         """Wire, mask or trigger interrupts by DEVICE_SET_IRQS."""
-        number = _choose(index, _IRQS, "interrupt index")
+        number = choose(_IRQS, index, what="interrupt index")
         first, _, last = vectors.partition("-")
         start = _number(first, bits=VECTOR_BITS)
         count = _number(last or first, bits=VECTOR_BITS) - start + 1
@@ -186,11 +184,11 @@ class Bench:
             "unmask": lambda: self.client.unmask_irqs(number, start, count),
             "trigger": lambda: self.client.trigger_irqs(number, start, count),
         }
-        _choose(action, actions, "action")()
+        choose(actions, action, what="action")()
 
     def raise_interrupt(self, store: str, index: str) -> str:
         """Have our own device raise an interrupt; return what became of it."""
-        number = _choose(store, _STORES, "store")
+        number = choose(_STORES, store, what="store")
         if self._function is None:
             raise ConfigError("raise: only a device in this process can be told to")
         if not self._function.has(number, _number(index)):
@@ -315,15 +313,6 @@ COMMANDS: Final = {
         Command("help", "list the commands", Bench.help),
     )
 }
-
-
-def _choose(word: str, known: Mapping[str, T], what: str, *also: str) -> T:
-    if word in known:
-        return known[word]
-    names = [*known, *also]
-    close = difflib.get_close_matches(word, names, n=1)
-    meant = f"did you mean {close[0]}? " if close else ""
-    raise ConfigError(f"there is no {what} {word!r}", hint=f"{meant}known: {', '.join(names)}")
 
 
 def _number(word: str, *, bits: int = 64) -> int:

@@ -21,11 +21,11 @@ from harness.errors import ConfigError, HarnessError, Verdict
 from harness.host.workspace import Workspace, make_workspace
 from harness.report.outcome import RESULTS_DIRECTORY
 from harness.scenario import Arrival, StoreReport, drive_stores
+from harness.schema.names import choose
 from harness.spec.vtd import format_source_id
 from harness.testbed.supplies import (
     DEFAULT_KERNEL,
     DEFAULT_MACHINE,
-    choose,
     make_provisioner,
 )
 from harness.testbed.vm import running_vm

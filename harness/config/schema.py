@@ -12,16 +12,16 @@ A class with a field ``name`` gets the file's name (without ``.yaml``) in it, st
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import enum
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, cast
 
 from harness.config.yaml_source import Place, parse, read
 from harness.errors import ConfigError
+from harness.schema.names import allowed
 
 T = TypeVar("T")
 
@@ -69,20 +69,13 @@ def _document(place: Place, cls: type[T], stem: str) -> T:
     return cast(T, _dataclass(place, cls, fixed))
 
 
-def _allowed(given: str, names: Iterable[str]) -> str:
-    names = sorted(names)
-    near = difflib.get_close_matches(given, names, n=1)
-    guess = f"did you mean {near[0]!r}? " if near else ""
-    return f"{guess}allowed: {', '.join(names) or 'nothing'}"
-
-
 def _dataclass(place: Place, cls: Any, fixed: Mapping[str, Any]) -> object:
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
     values = dict(fixed)
     for key, value in place.items():
         if key not in fields:
-            raise value.error("unknown key", hint=_allowed(key, fields.keys() - fixed.keys()))
+            raise value.error("unknown key", hint=allowed(key, fields.keys() - fixed.keys()))
         if key in fixed and value.scalar() != fixed[key]:
             raise value.error(f"must be the file's name, {fixed[key]!r}")
         values[key] = _value(value, hints[key])
@@ -121,12 +114,12 @@ def _value(place: Place, hint: Any) -> object:
         # True == 1: compare the types too.
         if any(type(value) is type(choice) and value == choice for choice in arguments):
             return value
-        raise place.error(f"{value!r} is not allowed", hint=_allowed(str(value), choices))
+        raise place.error(f"{value!r} is not allowed", hint=allowed(str(value), choices))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):
         members = {str(member.value): member for member in hint}
         if str(value) in members:
             return members[str(value)]
-        raise place.error(f"{value!r} is not allowed", hint=_allowed(str(value), members))
+        raise place.error(f"{value!r} is not allowed", hint=allowed(str(value), members))
     if hint not in _SCALARS:
         raise TypeError(f"the annotation {hint} is not supported")
     if hint is float and type(value) is int:

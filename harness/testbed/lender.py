@@ -14,8 +14,8 @@ from harness.build.provision import Guest, Provisioner
 from harness.config.matrix import Cell
 from harness.host.workspace import Workspace, make_workspace
 from harness.qemu.command import MachineSpec
+from harness.schema.names import choose
 from harness.testbed.snapshots import Snapshots
-from harness.testbed.supplies import choose
 from harness.testbed.vm import Vm, running_vm
 
 SHARED_PORTS: Final = 12

@@ -13,7 +13,7 @@ from harness.config.recipes import load_machines, load_matrices, load_recipes
 from harness.config.schema import SUFFIX, load
 from harness.errors import ConfigError
 from harness.qemu.command import MachineSpec
-from harness.testbed.supplies import choose
+from harness.schema.names import choose
 
 DEFAULT_MATRIX: Final = "default"
 

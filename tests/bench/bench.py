@@ -15,7 +15,8 @@ from harness.errors import HarnessError
 from harness.host.progress import Progress
 from harness.host.workspace import Workspace, make_workspace
 from harness.qemu.command import MachineSpec
-from harness.testbed.supplies import DEFAULT_MACHINE, choose
+from harness.schema.names import choose
+from harness.testbed.supplies import DEFAULT_MACHINE
 
 T = TypeVar("T")
 

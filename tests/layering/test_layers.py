@@ -1,4 +1,4 @@
-"""The dependency order of the packages, and the rules about who may do what."""
+"""Rules about who may do what. The layers of imports are in pyproject.toml, [tool.importlinter]."""
 
 from __future__ import annotations
 
@@ -12,26 +12,7 @@ import harness
 
 ROOT = Path(harness.__file__).parent
 
-# A package imports packages in rows above its own; never a sibling in its row, never one below.
-LAYERS = [
-    {"errors"},
-    {"spec"},
-    {"host"},
-    {"vfio_user", "remapping", "pci"},
-    {"devices", "qemu", "guest", "build"},
-    {"config", "report"},
-    {"testbed"},
-    {"doctor", "scenario", "pytest_plugin"},
-    {"cli"},
-    {"__main__"},
-]
-ROW = {package: row for row, packages in enumerate(LAYERS) for package in packages}
-
 MODULES = sorted(path for path in ROOT.rglob("*.py") if "_data" not in path.parts)
-
-
-def package_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
 
 
 def imports_of(path: Path) -> Iterator[str]:
@@ -41,33 +22,6 @@ def imports_of(path: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
             yield node.module or ""
-
-
-def violations(package: str, imported: Iterator[str] | list[str]) -> list[str]:
-    found = []
-    for name in imported:
-        top, _, rest = name.partition(".")
-        target = rest.partition(".")[0]
-        if top != "harness" or not target or target == package:
-            continue
-        if target not in ROW or ROW[target] >= ROW[package]:
-            found.append(name)
-    return found
-
-
-@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_module_imports_only_layers_above_its_own(path: Path) -> None:
-    if (package := package_of(path)) == "__init__":
-        assert list(imports_of(path)) == []
-        return
-    assert violations(package, imports_of(path)) == []
-
-
-def test_an_upward_import_and_a_sibling_import_are_seen() -> None:
-    assert violations("devices", ["harness.testbed", "harness.spec.ims_function"]) == [
-        "harness.testbed"
-    ]
-    assert violations("devices", ["harness.qemu.qmp"]) == ["harness.qemu.qmp"]
 
 
 @pytest.mark.parametrize(

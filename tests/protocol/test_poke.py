@@ -153,8 +153,8 @@ def test_a_reset_masks_the_entries_again(capsys: pytest.CaptureFixture[str]) -> 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("reed bar0 0", "no command 'reed'"),
-        ("read bar9 0", "no region 'bar9'"),
+        ("reed bar0 0", "no command named 'reed'"),
+        ("read bar9 0", "no region named 'bar9'"),
         ("read bar0 0xq", "'0xq' is not a number"),
         ("read bar0 08", "'08' is not a number"),
         ("read bar0 -1", "'-1' is not a number"),
@@ -167,9 +167,9 @@ def test_a_reset_masks_the_entries_again(capsys: pytest.CaptureFixture[str]) -> 
         ("write bar0 0x14 256 1", "256 does not fit into 8 bits"),
         ("map 0x1000 0", "0 bytes"),
         ("irq msi 3-1 mask", "'3-1' is not a range"),
-        ("irq msi 0 unwire", "no action 'unwire'"),
+        ("irq msi 0 unwire", "no action named 'unwire'"),
         ("irq msix 9 trigger", "(EINVAL)"),
-        ("raise imz 0", "no store 'imz'"),
+        ("raise imz 0", "no store named 'imz'"),
         ("raise msix 9", "no interrupt msix 9"),
     ],
 )
@@ -192,7 +192,7 @@ def test_a_script_on_standard_input_names_the_line_of_an_error(
     assert main(["poke"]) == 2
     said = capsys.readouterr()
     assert said.out == "bar0 0x0 ID: 0x00534d49\n"
-    assert "line 4: there is no command 'reed'" in said.err
+    assert "line 4: there is no command named 'reed'" in said.err
 
 
 def test_a_prompt_goes_on_behind_an_error_and_ends_with_quit(
@@ -204,7 +204,7 @@ def test_a_prompt_goes_on_behind_an_error_and_ends_with_quit(
 
     monkeypatch.setattr(sys, "stdin", Terminal("reed\nread bar0 0\nquit\nread bar0 4\n"))
     out = poke(capsys)
-    assert "no command 'reed'" in out
+    assert "no command named 'reed'" in out
     assert "0x00534d49" in out
     assert "VERSION" not in out
 

@@ -7,8 +7,8 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from harness.errors import Verdict
+from harness.pytest_plugin.record import plain_nodeid
 from harness.report.outcome import Outcome, read_outcomes
-from harness.report.record import plain_nodeid
 
 VERDICTS = """
 import pytest

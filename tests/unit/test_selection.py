@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from harness.config.matrix import Matrix
 from harness.config.recipes import RECIPES_VARIABLE, load_machines, load_matrices, load_recipes
 from harness.config.schema import loads
 from harness.errors import ConfigError
+from harness.host.deadline import Deadline
+from harness.host.process import run
 from harness.testbed.selection import make_selection
 
 KERNELS = ["debian-6.1", "debian-6.12", "debian-backports"]
@@ -113,6 +116,22 @@ def test_a_kernel_that_is_asked_for_and_not_in_the_matrix_is_told() -> None:
 def test_the_name_of_a_matrix_that_is_not_there_is_told() -> None:
     with pytest.raises(ConfigError, match=r"no matrix named 'quik'[\s\S]*did you mean quick"):
         make_selection("quik")
+
+
+PLANNER = """
+import sys
+for name in ("pytest", "_pytest", "xdist"):
+    sys.modules[name] = None  # an import of it fails
+from harness.host.deadline import Deadline
+from harness.host.process import run
+from harness.testbed.selection import make_selection
+print(*make_selection("quick").cells())
+"""
+
+
+def test_a_planner_selects_without_pytest() -> None:
+    said = run([sys.executable, "-c", PLANNER], deadline=Deadline(30, "a planner"))
+    assert said.stdout == "debian-6.12-caching\n"
 
 
 # A directory of recipes of the user's own.

@@ -71,7 +71,7 @@ def test_a_valid_file_becomes_the_dataclass() -> None:
     ("change", "message"),
     [
         pytest.param(
-            ("ratio: 2", "ration: 2"), "x.yaml:2: ration: unknown key\nhint: did you mean 'ratio'",
+            ("ratio: 2", "ration: 2"), "x.yaml:2: ration: unknown key\nhint: did you mean ratio? ",
             id="an unknown key, with the near one",
         ),
         pytest.param(
@@ -100,12 +100,12 @@ def test_a_valid_file_becomes_the_dataclass() -> None:
         ),
         pytest.param(
             ("xapic", "xapik"),
-            "x.yaml:3: mode: 'xapik' is not allowed\nhint: did you mean 'xapic'? "
-            "allowed: x2apic, xapic",
+            "x.yaml:3: mode: 'xapik' is not allowed\nhint: did you mean xapic? "
+            "known: x2apic, xapic",
             id="an unknown member of an enumeration",
         ),
         pytest.param(
-            ("kvm", "hvf"), "x.yaml:4: accelerator: 'hvf' is not allowed\nhint: allowed: kvm, tcg",
+            ("kvm", "hvf"), "x.yaml:4: accelerator: 'hvf' is not allowed\nhint: known: kvm, tcg",
             id="an unknown literal",
         ),
         pytest.param(

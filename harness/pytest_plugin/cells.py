@@ -1,0 +1,94 @@
+"""What each test asks for by its markers: kernels, machines, rows, a device, a shared guest."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from harness.config.matrix import Cell
+from harness.devices.ims_function.spec import ImsFunctionSpec
+from harness.errors import ConfigError, HarnessError
+from harness.pytest_plugin.options import selection
+from harness.report.capabilities import capability_titles
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that has a guest on every kernel and machine that are left."""
+    if "vm_cell" not in metafunc.fixturenames:
+        return
+    try:
+        covered = selection(metafunc.config)
+        cells = covered.cells(_marked(metafunc, "kernel"), _marked(metafunc, "machine"))
+        device_spec(metafunc.definition)
+        group = group_of(metafunc.definition)
+    except HarnessError as error:
+        raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from error
+    # Tests that share a guest have to be on one worker.
+    module = metafunc.module.__name__
+    metafunc.parametrize(
+        "vm_cell",
+        [
+            pytest.param(
+                cell,
+                id=str(cell),
+                marks=[pytest.mark.xdistgroup_of(f"{module}-{cell}")] if group else [],
+            )
+            for cell in cells
+        ],
+        indirect=True,
+    )
+
+
+def _marked(metafunc: pytest.Metafunc, what: str) -> tuple[str, ...] | None:
+    marker = metafunc.definition.get_closest_marker(what)
+    return marker.args if marker else None
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse rows that the table does not have; leave out tests with no kernel or machine left."""
+    for item in items:
+        for row in rows_of(item):
+            if row not in capability_titles():
+                raise pytest.UsageError(f"{item.nodeid}: there is no capability {row!r}")
+    left_out = [item for item in items if _wants_guest(item) and cell_of(item) is None]
+    if left_out:
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+
+
+def _wants_guest(item: pytest.Item) -> bool:
+    return "vm_cell" in getattr(item, "fixturenames", ())
+
+
+def rows_of(item: pytest.Item) -> list[str]:
+    """Return the rows of the capability table that a test claims."""
+    return [row for marker in item.iter_markers("capability") for row in marker.args]
+
+
+def cell_of(item: pytest.Item) -> Cell | None:
+    """Return the kernel and the machine that a test is run on, None when it has no guest."""
+    callspec = getattr(item, "callspec", None)
+    cell = callspec.params.get("vm_cell") if callspec else None
+    return cell if isinstance(cell, Cell) else None
+
+
+def group_of(node: pytest.Item) -> str | None:
+    """Return the name of the group of tests that a test shares its guest with, if any."""
+    if (marker := node.get_closest_marker("shared_vm")) is None:
+        return None
+    scope = marker.args[0] if marker.args else "module"
+    kinds: dict[str, type[pytest.Collector]] = {"class": pytest.Class, "module": pytest.Module}
+    if scope not in kinds or (parent := node.getparent(kinds[scope])) is None:
+        raise ConfigError(f"shared_vm({scope!r}): it is shared by a class or by a module")
+    return parent.nodeid
+
+
+def device_spec(node: pytest.Item) -> ImsFunctionSpec:
+    """Return what a test wants ``ims_device`` to be made of."""
+    marker = node.get_closest_marker("device")
+    try:
+        return ImsFunctionSpec(**(marker.kwargs if marker else {}))
+    except TypeError as error:
+        fields = ", ".join(field.name for field in dataclasses.fields(ImsFunctionSpec))
+        raise ConfigError(f"device marker: {error}", hint=f"fields: {fields}") from error

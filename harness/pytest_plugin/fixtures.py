@@ -1,0 +1,114 @@
+"""The fixtures: guests, sessions into them, what is plugged in."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import pytest
+
+from harness.build.provision import Provisioner
+from harness.config.matrix import Cell
+from harness.config.recipes import load_machines
+from harness.errors import HarnessError
+from harness.guest.control import Control
+from harness.guest.ssh import SshSession
+from harness.pytest_plugin.cells import device_spec, group_of
+from harness.pytest_plugin.options import results_directory
+from harness.pytest_plugin.record import MACHINES
+from harness.pytest_plugin.verdicts import DEVICE, EVIDENCE, PROVENANCE, VM, keep_evidence
+from harness.qemu.qmp import QmpSession
+from harness.testbed.lender import VmLender
+from harness.testbed.observer import Observer
+from harness.testbed.plugged import PluggedFunction
+from harness.testbed.supplies import make_provisioner
+from harness.testbed.vm import Vm
+
+
+@pytest.fixture(scope="session")
+def provisioner() -> Provisioner:
+    """What provides QEMU, kernels and images."""
+    return make_provisioner()
+
+
+@pytest.fixture(scope="session")
+def vm_lender(provisioner: Provisioner, pytestconfig: pytest.Config) -> Iterator[VmLender]:
+    """The guests of this worker."""
+    directory = results_directory(pytestconfig) / MACHINES
+    with VmLender(provisioner, load_machines(), directory) as lender:
+        yield lender
+
+
+@pytest.fixture
+def vm_cell(request: pytest.FixtureRequest) -> Cell:
+    """The kernel and the machine of this run of the test."""
+    cell: Cell = request.param
+    return cell
+
+
+@pytest.fixture
+def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> Iterator[Vm]:
+    """A guest that answers, fresh from the snapshot of its boot. Its kernel log has to stay clean.
+
+    ``@pytest.mark.shared_vm("module")`` keeps one for the tests of a module or a class, and
+    ``@pytest.mark.cold_boot("nox2apic")`` boots for real, with words for the kernel.
+    """
+    node = request.node
+    with _lent(vm_lender, vm_cell, node) as vm:
+        node.stash[VM] = vm
+        node.stash[PROVENANCE] = vm.provenance()
+        yield vm
+        try:
+            vm.machine.vitals.check()
+            vm.check_kernel_log()
+        except HarnessError:
+            if EVIDENCE not in node.stash:
+                keep_evidence(node)
+                raise
+            # What the test itself failed of is the news; this followed from it.
+        finally:
+            # From here on the machine cannot be asked any more.
+            del node.stash[VM]
+
+
+def _lent(lender: VmLender, cell: Cell, node: pytest.Item) -> contextlib.AbstractContextManager[Vm]:
+    if boot := node.get_closest_marker("cold_boot"):
+        return lender.booted_vm(cell, tuple(boot.args))
+    if group := group_of(node):
+        return contextlib.nullcontext(lender.shared_vm(cell, group))
+    return lender.fresh_vm(cell)
+
+
+@pytest.fixture
+def guest(vm: Vm) -> Control:
+    """The control tool in the guest: ``alloc``, ``request``, ``move``, ..."""
+    return vm.control
+
+
+@pytest.fixture
+def ssh(vm: Vm) -> SshSession:
+    """Commands in the guest."""
+    return vm.ssh
+
+
+@pytest.fixture
+def qmp(vm: Vm) -> QmpSession:
+    """QEMU's monitor."""
+    return vm.machine.qmp
+
+
+@pytest.fixture
+def observer(vm: Vm) -> Observer:
+    """The host's side: the remapping unit and its table, trapped accesses, guest memory."""
+    return vm.observer
+
+
+@pytest.fixture
+def ims_device(vm: Vm, request: pytest.FixtureRequest) -> Iterator[PluggedFunction]:
+    """The IMS function, freshly plugged in and bound to its driver.
+
+    ``@pytest.mark.device(ims_mapped=True, msix_vectors=64)`` chooses what it is made of.
+    """
+    with vm.plugged(device_spec(request.node)) as plugged:
+        request.node.stash[DEVICE] = plugged
+        yield plugged

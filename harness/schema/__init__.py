@@ -1,0 +1,1 @@
+"""What people write, read strictly: names, YAML and JSON into dataclasses."""
