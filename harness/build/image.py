@@ -18,6 +18,7 @@ from typing import Final
 from harness.build.kernel import KernelArtifact
 from harness.build.module import ModuleArtifact
 from harness.build.roots import RootRecipe, Roots, read_packages
+from harness.build.unpacked import loader_command
 from harness.errors import BuildError
 from harness.host import cpio
 from harness.host.cache import Cache, digest, digest_of_files
@@ -31,8 +32,6 @@ MODULE_LIST: Final = "lib/imsh/modules"
 
 _IMAGE: Final = "initramfs.cpio"
 _INIT: Final = "images/rootfs/init"
-_LOADERS: Final = ("usr/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2")
-_LIBRARIES: Final = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,16 +163,15 @@ def _programs(root: Path, programs: Mapping[str, str]) -> list[cpio.Entry]:
 
 def _libraries(root: Path, program: Path) -> set[Path]:
     """Return the files that the loader of ``root`` would map for a program; none if static."""
-    loader = next((root / path for path in _LOADERS if (root / path).exists()), None)
+    loader = loader_command(root)
     if loader is None or b"/ld-linux-x86-64.so.2\0" not in program.read_bytes():
         return set()
-    search = ":".join(str(root / path) for path in _LIBRARIES)
     listing = run(
-        [str(loader), "--library-path", search, "--list", str(program)],
+        [*loader, "--list", str(program)],
         deadline=Deadline(30, f"the list of libraries of {program.name}"),
     ).stdout
     found = {Path(path) for path in re.findall(r"=> (/\S+)", listing)}
-    return {loader} | {path for path in found if not path.name.startswith("ld-linux")}
+    return {Path(loader[0])} | {path for path in found if not path.name.startswith("ld-linux")}
 
 
 def _modules(

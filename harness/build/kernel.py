@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.build.namespace import in_root, run_step
 from harness.build.roots import RootRecipe, Roots, read_packages
+from harness.build.sandbox import SHOWN, Sandbox
 from harness.errors import BuildError
 from harness.host.deadline import Deadline
 
@@ -62,8 +62,10 @@ def provide_kernel(roots: Roots, recipe: KernelRecipe, *, newest: bool = False) 
         awk = kernel.root / "usr/bin/awk"
         if not awk.is_symlink():
             awk.symlink_to("mawk")
-        run_step(
-            in_root(entry / "root", entry, ["depmod", kernel.release]),
+        Sandbox(roots).run_step(
+            ["depmod", "--basedir", str(SHOWN / "root"), kernel.release],
+            root=kernel.root,
+            writable={"root": kernel.root},
             step=f"depmod {kernel.release}",
             log=log,
             deadline=Deadline(120, "depmod"),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.build.kernel import KernelArtifact
-from harness.build.namespace import BUILD_DIRECTORY, in_root, run_step
+from harness.build.sandbox import SHOWN, Sandbox
 from harness.host.cache import Cache, digest, digest_of_files
 from harness.host.deadline import Deadline
 from harness.host.resources import resource
@@ -23,6 +23,7 @@ _CONTROL_SOURCES: Final = "guests/control"
 _SUFFIXES: Final = (".c", ".h", ".S")
 _BUILD_FILES: Final = ("Kbuild", "Makefile")
 
+_WORK: Final = SHOWN / "guest"
 _SECONDS: Final = 600.0
 
 
@@ -39,7 +40,7 @@ class ModuleArtifact:
     """The static program imsctl."""
 
 
-def provide_module(cache: Cache, kernel: KernelArtifact) -> ModuleArtifact:
+def provide_module(sandbox: Sandbox, cache: Cache, kernel: KernelArtifact) -> ModuleArtifact:
     """Return the guest's programs for a kernel, after building them if need be.
 
     :raises BuildError: the sources do not build; the evidence is the compiler's.
@@ -52,38 +53,27 @@ def provide_module(cache: Cache, kernel: KernelArtifact) -> ModuleArtifact:
             for path in source_files(resource(sources)):
                 shutil.copy(path, target)
         build = Path("/", kernel.modules.relative_to(kernel.root), "build")
-        run_step(
-            in_root(
-                kernel.root,
-                entry,
-                ["make", f"-j{os.cpu_count() or 1}", "-C", str(build),
-                 f"M={BUILD_DIRECTORY}/module", "modules"],
-            ),
-            step=f"building the guest module for {kernel.name}",
-            log=log,
-            deadline=Deadline(_SECONDS, "the module's build"),
-        )  # fmt: skip
-        run_step(
-            in_root(
-                kernel.root,
-                entry,
-                ["gcc", "-static", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror",
-                 "-Imodule", "-o", CONTROL,
-                 *[f"control/{path.name}" for path in source_files(resource(_CONTROL_SOURCES))
-                   if path.suffix == ".c"]],
-            ),
-            step=f"building {CONTROL} for {kernel.name}",
-            log=log,
-            deadline=Deadline(_SECONDS, "the control tool's build"),
-        )  # fmt: skip
-        run_step(
-            in_root(
-                kernel.root, entry, ["strip", "--strip-debug", "-o", MODULE, f"module/{MODULE}"]
-            ),
-            step=f"stripping {MODULE} for {kernel.name}",
-            log=log,
-            deadline=Deadline(_SECONDS, "strip"),
-        )
+
+        def step(what: str, *argv: str) -> None:
+            sandbox.run_step(
+                argv,
+                root=kernel.root,
+                step=f"{what} for {kernel.name}",
+                log=log,
+                deadline=Deadline(_SECONDS, what),
+                writable={"guest": entry},
+                directory=_WORK,
+            )
+
+        jobs = f"-j{os.cpu_count() or 1}"
+        step("building the guest module", "make", jobs, "-C", str(build), f"M={_WORK}/module",
+             "modules")  # fmt: skip
+        step(f"building {CONTROL}",
+             "gcc", "-static", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror",
+             "-Imodule", "-o", CONTROL,
+             *[f"control/{path.name}" for path in source_files(resource(_CONTROL_SOURCES))
+               if path.suffix == ".c"])  # fmt: skip
+        step(f"stripping {MODULE}", "strip", "--strip-debug", "-o", MODULE, f"module/{MODULE}")
 
     entry = cache.provide(KIND, kernel.name, _key(kernel), make)
     return _describe(kernel, entry)

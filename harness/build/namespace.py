@@ -1,4 +1,7 @@
-"""Root without being root: commands in a user namespace, where build roots are made and entered.
+"""Root without being root: commands in a user namespace, where build roots are made.
+
+What runs there is apt and mmdebstrap; what a build root's own programs do is confined further, see
+:mod:`harness.build.sandbox`.
 
 Only the caller's own user id is mapped (to 0), which needs neither root nor /etc/subuid. So
 nothing in a build root can belong to anybody else: archives are unpacked without their owners.
@@ -7,7 +10,6 @@ nothing in a build root can belong to anybody else: archives are unpacked withou
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
@@ -16,16 +18,18 @@ from harness.errors import BuildError, LaunchError, MissingRequirement
 from harness.host.deadline import Deadline
 from harness.host.process import find_tool, run, tail_of_file
 
-BUILD_DIRECTORY: Final = "/imsh"
-"""Where a build root shows the directory it works on."""
-
-MOUNT_POINTS: Final = ("dev", "proc", "tmp", BUILD_DIRECTORY[1:])
-"""Directories that every root gets, because :func:`in_root` mounts there."""
+MOUNT_POINTS: Final = ("dev", "proc", "tmp", "imsh")
+"""Directories that every root gets: :mod:`harness.build.sandbox` mounts there."""
 
 _NAMESPACES_HINT: Final = (
     "allow unprivileged user namespaces: kernel.unprivileged_userns_clone=1 (older Debian), "
     "kernel.apparmor_restrict_unprivileged_userns=0 (Ubuntu), user.max_user_namespaces above 0; "
     "in a container, a seccomp profile that permits unshare and mount"
+)
+
+_PROC_HINT: Final = (
+    "build steps run where they see no process of the host; in a container, one whose /proc is not "
+    "masked (docker: --security-opt systempaths=unconfined, podman: --security-opt unmask=ALL)"
 )
 
 
@@ -42,37 +46,16 @@ def environment() -> dict[str, str]:
     }
 
 
-def as_root(argv: Sequence[str]) -> list[str]:
+def as_root(argv: Sequence[str], *more_namespaces: str) -> list[str]:
     """Return ``argv`` as root of new user, mount and process namespaces.
+
+    :param more_namespaces: options of unshare(1) for others.
 
     The process namespace ends with its first process, so that nothing survives a killed run.
     """
     unshare = find_tool("unshare", package="util-linux")
     return [str(unshare), "--user", "--map-root-user", "--mount", "--pid", "--fork",
-            "--kill-child", "--", *argv]  # fmt: skip
-
-
-def in_root(root: Path, work: Path, argv: Sequence[str]) -> list[str]:
-    """Return ``argv`` as a command in the build root ``root``, working in ``work``.
-
-    ``work`` appears as ``/imsh``, which is also the command's working directory; nothing else is
-    writable that outlives the command but the root itself.
-    """
-    # A root unpacked without root has no device nodes: bind the host's null over an empty /dev.
-    script = """\
-set -e
-mount -t tmpfs -o mode=755 none "$1/dev"
-touch "$1/dev/null"
-mount --bind /dev/null "$1/dev/null"
-mount --rbind /proc "$1/proc"
-mount -t tmpfs none "$1/tmp"
-mount --bind "$2" "$1/imsh"
-"""
-    inside = (
-        f"export PATH=/usr/sbin:/usr/bin:/sbin:/bin; cd {BUILD_DIRECTORY}; exec {shlex.join(argv)}"
-    )
-    script += f'exec chroot "$1" /bin/sh -c {shlex.quote(inside)}\n'
-    return as_root(["sh", "-c", script, "sh", str(root), str(work)])
+            "--kill-child", *more_namespaces, "--", *argv]  # fmt: skip
 
 
 def run_step(
@@ -97,20 +80,19 @@ def run_step(
 
 
 def check_namespaces() -> None:
-    """Try what :func:`in_root` needs: become root, mount, and use a device node.
+    """Try what roots and build steps need: root, mounts, a network and a /proc of their own.
 
     :raises MissingRequirement: this machine forbids it; the hint says what to allow.
     """
-    probe = (
-        "mount -t tmpfs -o mode=755 none /tmp && touch /tmp/null && "
-        "mount --bind /dev/null /tmp/null && echo > /tmp/null && chroot / true"
-    )
-    argv = as_root(["sh", "-c", probe])
+    _try(["-t", "tmpfs", "none", "/tmp"], "user, mount and network namespaces", _NAMESPACES_HINT)
+    _try(["-t", "proc", "none", "/proc"], "a process namespace with its own /proc", _PROC_HINT)
+
+
+def _try(mount: Sequence[str], what: str, hint: str) -> None:
+    argv = as_root(["mount", *mount], "--net", "--ipc", "--uts")
     try:
-        run(argv, deadline=Deadline(20, "the probe of user namespaces"), env=environment())
+        run(argv, deadline=Deadline(20, "the probe of namespaces"), env=environment())
     except LaunchError as error:
         raise MissingRequirement(
-            "an ordinary user cannot make user and mount namespaces here",
-            hint=_NAMESPACES_HINT,
-            evidence=error.evidence,
+            f"an ordinary user cannot make {what} here", hint=hint, evidence=error.evidence
         ) from error

@@ -9,6 +9,7 @@ from harness.build.kernel import KernelArtifact, KernelRecipe, find_kernel, prov
 from harness.build.module import ModuleArtifact, find_module, provide_module
 from harness.build.qemu import QemuBinary, QemuRecipe, find_qemu, provide_qemu
 from harness.build.roots import Roots
+from harness.build.sandbox import Sandbox
 from harness.host.cache import Cache
 
 
@@ -41,6 +42,7 @@ class Provisioner:
         self.cache = cache
         self.recipes = recipes
         self._roots = Roots(cache)
+        self.sandbox = Sandbox(self._roots)
 
     def qemu(self) -> QemuBinary:
         """Return a QEMU that has the devices we need."""
@@ -60,7 +62,7 @@ class Provisioner:
 
     def module(self, kernel: KernelArtifact) -> ModuleArtifact:
         """Return the guest module and the control tool, built for a kernel."""
-        return provide_module(self.cache, kernel)
+        return provide_module(self.sandbox, self.cache, kernel)
 
     def image(self, kernel: KernelArtifact, module: ModuleArtifact) -> ImageArtifact:
         """Return the initramfs for a kernel."""

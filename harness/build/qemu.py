@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.build.roots import RootRecipe, Roots, read_packages
+from harness.build.unpacked import loader_command
 from harness.errors import BuildError, DeadlineExpired, LaunchError, MissingRequirement
 from harness.host.cache import Cache, digest
 from harness.host.deadline import Deadline
@@ -30,8 +31,6 @@ QEMU_VARIABLE: Final = "IMSH_QEMU"
 PROGRAM: Final = "qemu-system-x86_64"
 NEEDED_DEVICES: Final = ("vfio-user-pci", "intel-iommu")
 
-_LOADER: Final = "lib64/ld-linux-x86-64.so.2"
-_LIBRARIES: Final = "usr/lib/x86_64-linux-gnu"
 _FIRMWARE: Final = ("usr/share/qemu", "usr/share/seabios")
 
 
@@ -150,14 +149,12 @@ def _unpacked(entry: Path) -> QemuBinary:
 def _unpacked_argv(entry: Path) -> tuple[str, ...]:
     """Return the command of an unpacked QEMU: its own loader, libraries and firmware."""
     root = entry / "root"
-    loader = next(
-        (path for path in (root / "usr" / _LOADER, root / _LOADER) if path.exists()), None
-    )
+    loader = loader_command(root)
     program = root / "usr/bin" / PROGRAM
     if loader is None or not program.exists():
         raise BuildError(f"the packages of images/qemu.yaml bring no {PROGRAM} or no C library")
     firmware = [word for place in _FIRMWARE for word in ("-L", str(root / place))]
-    return (str(loader), "--library-path", str(root / _LIBRARIES), str(program), *firmware)
+    return (*loader, str(program), *firmware)
 
 
 def _store(entry: Path, answers: _Answers) -> None:

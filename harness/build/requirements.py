@@ -67,7 +67,7 @@ def _lacks(find: Callable[..., object], *words: object) -> bool:
 
 def _namespaces() -> str:
     check_namespaces()
-    return "made one, mounted in it and entered a root"
+    return "made them, and mounted a /proc in them"
 
 
 def _reach_archive(suites: Iterable[str]) -> str:

@@ -45,3 +45,18 @@ def test_a_failed_step_is_named_with_the_tail_of_its_log(tmp_path: Path) -> None
     assert (caught.value.evidence or "").endswith("99\n100\nwrong")
     assert "\n1\n" not in (caught.value.evidence or "")
     assert str(log) in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("refused", "hint"), [("tmpfs", "kernel.unprivileged_userns_clone"), ("proc", "not masked")]
+)
+def test_a_machine_that_forbids_one_says_what_to_allow(
+    refused: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program = tmp_path / "unshare"
+    program.write_text(f'#!/bin/sh\ncase " $* " in *" {refused} "*) echo no >&2; exit 1;; esac\n')
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    with pytest.raises(MissingRequirement) as caught:
+        check_namespaces()
+    assert hint in (caught.value.hint or "")

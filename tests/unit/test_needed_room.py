@@ -78,7 +78,7 @@ def put_qemu(provisioner: Provisioner) -> None:
         "qemu",
         qemu.PROGRAM,
         provisioner.recipes.qemu.root,
-        f"root/{qemu._LOADER}",
+        "root/lib64/ld-linux-x86-64.so.2",
         f"root/usr/bin/{qemu.PROGRAM}",
     )
     qemu._store(entry, qemu._Answers("11.1.3", ()))

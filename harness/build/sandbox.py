@@ -1,0 +1,103 @@
+# Ref: bubblewrap's bwrap(1)
+"""Build steps, run where they cannot leave: what they see is a build root and what they are shown.
+
+A patch series can make a build do anything. So a step has user, process, network, IPC and mount
+namespaces of its own, no capability, and no way to get more: the build root is there to be read, a
+fresh ``/proc`` shows the step's own processes only, and below ``/imsh`` stand the directories that
+it was given. bubblewrap sets this up; it is fetched from the archive like QEMU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from harness.build.namespace import run_step
+from harness.build.roots import TOOL_SUITE, RootRecipe, Roots
+from harness.build.unpacked import loader_command
+from harness.errors import BuildError
+from harness.host.deadline import Deadline
+
+SHOWN: Final = PurePosixPath("/imsh")
+"""Where a step finds the directories that it was given, by their names."""
+
+_RECIPE: Final = RootRecipe(suites=(TOOL_SUITE,), packages=("bubblewrap",))
+_PROGRAM: Final = "usr/bin/bwrap"
+
+_ENVIRONMENT: Final = {"HOME": "/tmp", "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+
+
+class Sandbox:
+    """Runs build steps confined, by the bubblewrap of one cache."""
+
+    def __init__(self, roots: Roots):
+        self._roots = roots
+
+    def run_step(
+        self,
+        argv: Sequence[str],
+        *,
+        root: Path,
+        step: str,
+        log: Path,
+        deadline: Deadline,
+        readable: Mapping[str, Path] | None = None,
+        writable: Mapping[str, Path] | None = None,
+        directory: PurePosixPath = SHOWN,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """Run a command of a build root to its end; its output is appended to ``log``.
+
+        When it ends, or is given up, all that it started is ended too.
+
+        :param root: the build root, one of :class:`~harness.build.roots.Roots`: its ``/``.
+        :param step: what it is for, for messages.
+        :param readable: name below ``/imsh`` -> directory of the host, to be read only.
+        :param writable: the same, to be written.
+        :param directory: where it starts, as it sees it.
+        :param environment: variables besides ``PATH``, ``HOME`` and ``LC_ALL``; it has no others.
+        :raises BuildError: it failed; names the step, the evidence is the log's tail.
+        :raises DeadlineExpired: it did not end in time; it has been killed.
+        """
+        confined = [
+            *self._bubblewrap(),
+            *options(root, readable or {}, writable or {}, directory, environment or {}),
+            "--",
+            *argv,
+        ]
+        run_step(confined, step=step, log=log, deadline=deadline)
+
+    def _bubblewrap(self) -> tuple[str, ...]:
+        root = self._roots.provide("tool", "bubblewrap", _RECIPE) / "root"
+        loader = loader_command(root)
+        program = root / _PROGRAM
+        if loader is None or not program.exists():
+            raise BuildError(f"the package bubblewrap brings no {_PROGRAM} or no C library")
+        return (*loader, str(program))
+
+
+def options(
+    root: Path,
+    readable: Mapping[str, Path],
+    writable: Mapping[str, Path],
+    directory: PurePosixPath,
+    environment: Mapping[str, str],
+) -> list[str]:
+    """Return bubblewrap's options for :meth:`Sandbox.run_step`."""
+    words = [
+        # A user namespace also for root, who would go without one; and none within it.
+        "--unshare-user", "--unshare-all", "--disable-userns", "--cap-drop", "ALL",
+        "--die-with-parent",
+        "--new-session",  # keeps it from typing into our terminal (TIOCSTI)
+        "--hostname", "imsh",
+        "--clearenv",
+    ]  # fmt: skip
+    for name, value in {**_ENVIRONMENT, **environment}.items():
+        words += ["--setenv", name, value]
+    words += ["--ro-bind", str(root), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+    words += ["--tmpfs", str(SHOWN)]
+    for option, shown in (("--ro-bind", readable), ("--bind", writable)):
+        for name, path in shown.items():
+            words += [option, str(path), str(SHOWN / name)]
+    return [*words, "--remount-ro", str(SHOWN), "--chdir", str(directory)]
