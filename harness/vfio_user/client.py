@@ -5,74 +5,40 @@
         client.region_write(0, 0x10, b"\\1\\0\\0\\0")
         memory = client.map_shared(0x100000, 4096)     # the device may DMA here
 
-Calls are synchronous and may come from any thread, one after another. What the server asks for
-meanwhile (DMA by messages, which is also how a device sends interrupt messages) is answered by the
-calling thread while it waits for its own reply, and by the client's idle thread between calls.
+See :mod:`harness.vfio_user.calls` for what happens on which thread.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import itertools
-import logging
 import mmap
 import os
-import select
 import socket
-import struct
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
-from harness.errors import ProtocolError
-from harness.host.deadline import Deadline
 from harness.spec.vfio import (
     Command,
     DmaMapFlags,
     DmaUnmapFlags,
     IrqInfoFlags,
     IrqSetFlags,
-    MessageFlags,
     RegionFlags,
 )
 from harness.vfio_user import wire
-from harness.vfio_user.channel import Channel, Observer
+from harness.vfio_user.calls import Calls
+from harness.vfio_user.channel import Observer
+from harness.vfio_user.client_memory import ClientMemory, DmaRead, DmaWrite
 from harness.vfio_user.device import IrqIndex, MappableArea, Region
-from harness.vfio_user.wire import Capabilities, Message
-
-log = logging.getLogger(__name__)
+from harness.vfio_user.wire import Capabilities
 
 CAPABILITIES: Final = Capabilities(max_msg_fds=16, write_multiple=True)
 """What a client proposes unless told otherwise."""
 
-ANSWER_SECONDS: Final = 30.0
-"""How long the server may take over a reply."""
-
-DmaRead = Callable[[int, int], bytes]
-DmaWrite = Callable[[int, bytes], None]
-
-_NO_REPLY: Final = int(MessageFlags.NO_REPLY)
-_ERROR: Final = int(MessageFlags.ERROR)
-_ARMED: Final = select.EPOLLIN | select.EPOLLONESHOT
 _READ_WRITE: Final = DmaMapFlags.READ | DmaMapFlags.WRITE
 
 
-@dataclass(frozen=True, slots=True)
-class _Range:
-    """Client memory that DMA messages may reach."""
-
-    address: int
-    memory: bytearray | mmap.mmap
-    flags: DmaMapFlags
-
-    def holds(self, address: int, count: int) -> bool:
-        return self.address <= address and address + count <= self.address + len(self.memory)
-
-
-class Client:
+class Client(Calls):
     """A connected client. Owns the connection; a context manager that disconnects.
 
     :param dma_read: answers the server's DMA_READ (address, count) outside of the memory given with
@@ -95,23 +61,9 @@ class Client:
         observer: Observer | None = None,
     ):
         self.peer = Capabilities()
-        self._deadline = Deadline(ANSWER_SECONDS, "the vfio-user server's reply")
-        # Kept by the kernel: a wait that is bounded at the cost of no system call.
-        limit = struct.pack("@ll", int(self._deadline.seconds) + 1, 0)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
-        self._channel = Channel(connection, observer=observer)
-        self._dma_read = dma_read
-        self._dma_write = dma_write
-        self._ids = itertools.count()
-        self._ranges: list[_Range] = []
+        self._memory = ClientMemory(dma_read, dma_write)
         self._mapped: list[mmap.mmap] = []
-        self._failure: Exception | None = None
-        self._lock = threading.Lock()  # held by the thread that receives
-        self._gone = False
-        self._epoll = select.epoll()
-        self._epoll.register(self._channel.fileno(), 0)
-        self._idle = threading.Thread(target=self._serve_idle, name="vfio-user client")
-        self._idle.start()
+        super().__init__(connection, self._memory.answer, observer=observer)
         try:
             if capabilities is not None:
                 self.negotiate(capabilities)
@@ -136,15 +88,11 @@ class Client:
 
     def close(self) -> None:
         """Disconnect and release everything, memory that was mapped here too."""
-        self._gone = True
-        self._channel.shutdown()
-        self._idle.join()
-        self._channel.close()
-        self._epoll.close()
+        super().close()
         for mapped in self._mapped:
             mapped.close()
         self._mapped.clear()
-        self._ranges.clear()
+        self._memory.clear()
 
     def negotiate(
         self,
@@ -159,122 +107,6 @@ class Client:
         version, data = wire.Version.unpack_head(reply.payload)
         self.peer = Capabilities.unpack(data)
         return version
-
-    def call(
-        self, command: int, payload: bytes = b"", fds: Sequence[int] = (), *, flags: int = 0
-    ) -> Message:
-        """Send a command as it is given and return the reply, whose descriptors are the caller's.
-
-        :raises OSError: the reply is an error, ``errno`` says which; ``ConnectionError`` when the
-            server has gone.
-        :raises DeadlineExpired: there was no reply in time.
-        """
-        with self._lock:
-            ident = self._post(command, payload, fds, flags)
-            try:
-                while True:
-                    message = self._receive()
-                    if message.is_reply and message.id == ident:
-                        break
-                    self._serve(message)
-                while self._channel.has_message:
-                    self._serve(self._receive())
-            finally:
-                self._arm(_ARMED)
-        if message.flags & _ERROR:
-            number = message.error
-            raise OSError(number, f"{wire.command_name(command)}: {os.strerror(number)}")
-        return message
-
-    def _post(self, command: int, payload: bytes, fds: Sequence[int], flags: int) -> int:
-        self._arm(0)
-        ident = next(self._ids) & 0xFFFF
-        self._channel.send(Message(ident, command, flags, payload, 0, list(fds)))
-        return ident
-
-    def _receive(self) -> Message:
-        try:
-            message = self._channel.receive()
-        except BlockingIOError:
-            raise self._deadline.error() from None
-        if message is None:
-            self._gone = True
-            raise ConnectionResetError(errno.ECONNRESET, "the vfio-user server has gone")
-        return message
-
-    # What the server asks
-
-    def _arm(self, events: int) -> None:
-        """Choose whether the idle thread wakes up when something arrives."""
-        if not self._gone:
-            self._epoll.modify(self._channel.fileno(), events)
-
-    def _serve_idle(self) -> None:
-        """Answer the server while no call is made."""
-        ready = select.poll()
-        ready.register(self._channel.fileno(), select.POLLIN)
-        while True:
-            self._epoll.poll()
-            with self._lock, contextlib.suppress(ConnectionError):
-                while not self._gone and (self._channel.has_message or ready.poll(0)):
-                    self._serve(self._receive())
-                self._arm(_ARMED)
-            if self._gone:
-                return
-
-    def _serve(self, message: Message) -> None:
-        """Answer one request of the server."""
-        message.close_fds()
-        if message.is_reply:
-            log.warning("a reply to nothing: %s", wire.describe(message))
-            return
-        try:
-            answer = message.reply(self._answer(message))
-        except OSError as error:
-            answer = message.error_reply(error.errno or errno.EIO)
-        except ProtocolError as error:
-            log.warning("%s: %s", wire.describe(message), error)
-            answer = message.error_reply(errno.EINVAL)
-        except Exception as error:
-            self._failure = self._failure or error
-            answer = message.error_reply(errno.EIO)
-        if message.wants_reply:
-            self._channel.send(answer)
-
-    def _answer(self, message: Message) -> bytes:
-        if message.command not in (Command.DMA_READ, Command.DMA_WRITE):
-            raise OSError(errno.ENOTSUP, f"{wire.command_name(message.command)} is not served")
-        access, data = wire.DmaAccess.unpack_head(message.payload)
-        if access.count > wire.MAX_DATA:
-            raise OSError(errno.E2BIG, f"{access}")
-        if len(data) != (access.count if message.command == Command.DMA_WRITE else 0):
-            raise ProtocolError(f"{len(data)} bytes of data with {access}")
-        if message.command == Command.DMA_READ:
-            return access.pack() + self._read_memory(access.address, access.count)
-        self._write_memory(access.address, data)
-        return access.pack()
-
-    def _read_memory(self, address: int, count: int) -> bytes:
-        for held in self._ranges:
-            if held.holds(address, count):
-                if not held.flags & DmaMapFlags.READ:
-                    raise OSError(errno.EPERM, f"{address:#x} is not readable")
-                return bytes(held.memory[address - held.address :][:count])
-        if self._dma_read is None:
-            raise OSError(errno.EFAULT, f"nothing at {address:#x}")
-        return self._dma_read(address, count)
-
-    def _write_memory(self, address: int, data: bytes) -> None:
-        for held in self._ranges:
-            if held.holds(address, len(data)):
-                if not held.flags & DmaMapFlags.WRITE:
-                    raise OSError(errno.EPERM, f"{address:#x} is not writeable")
-                offset = address - held.address
-                held.memory[offset : offset + len(data)] = data
-                return
-        if self._dma_write is None:
-            raise OSError(errno.EFAULT, f"nothing at {address:#x}")
-        self._dma_write(address, data)
 
     # Memory
 
@@ -301,7 +133,7 @@ class Client:
             self.dma_map(address, size, fd=fd, flags=flags)
         finally:
             os.close(fd)
-        self._ranges.append(_Range(address, memory, flags))
+        self._memory.add(address, memory, flags)
         return memory
 
     def map_served(
@@ -309,18 +141,17 @@ class Client:
     ) -> None:
         """Give the server memory that it reaches by messages only. It stays the caller's."""
         self.dma_map(address, len(memory), flags=flags)
-        self._ranges.append(_Range(address, memory, flags))
+        self._memory.add(address, memory, flags)
 
     def dma_unmap(self, address: int, size: int) -> None:
         """Take a range away."""
         self._unmap(address, size, 0)
-        end = address + size
-        self._ranges = [r for r in self._ranges if not address <= r.address < end]
+        self._memory.remove(address, size)
 
     def dma_unmap_all(self) -> None:
         """Take every range away."""
         self._unmap(0, 0, DmaUnmapFlags.ALL)
-        self._ranges = []
+        self._memory.clear()
 
     def _unmap(self, address: int, size: int, flags: int) -> None:
         request = wire.DmaUnmap(wire.DmaUnmap.FORMAT.size, flags, address, size)
@@ -390,8 +221,7 @@ class Client:
         """
         payload = wire.RegionAccess(offset, region, len(data)).pack() + data
         if posted:
-            ident = next(self._ids) & 0xFFFF
-            self._channel.send(Message(ident, Command.REGION_WRITE, _NO_REPLY, payload))
+            self.post(Command.REGION_WRITE, payload)
         else:
             self.call(Command.REGION_WRITE, payload)
 
@@ -408,8 +238,7 @@ class Client:
         ]
         payload = wire.WriteCount(len(entries)).pack() + b"".join(entries)
         if posted:
-            ident = next(self._ids) & 0xFFFF
-            self._channel.send(Message(ident, Command.REGION_WRITE_MULTI, _NO_REPLY, payload))
+            self.post(Command.REGION_WRITE_MULTI, payload)
             return len(entries)
         return wire.WriteCount.unpack(self.call(Command.REGION_WRITE_MULTI, payload).payload).count
 

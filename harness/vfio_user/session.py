@@ -1,5 +1,5 @@
 # Ref: QEMU docs/interop/vfio-user.rst, "vfio-user Protocol Specification" (QEMU 11.1).
-"""The server's side of one vfio-user connection: negotiation, dispatch, and requests to the client.
+"""The server's side of one vfio-user connection: negotiation, dispatch and replies.
 
 What a client gets for an answer, decided in :meth:`Session.handle` and nowhere else:
 
@@ -25,18 +25,14 @@ from __future__ import annotations
 
 import enum
 import errno
-import itertools
 import logging
-import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Final
 
 from harness.errors import ProtocolError
-from harness.host.deadline import Deadline
 from harness.spec.vfio import (
     Command,
-    DeviceFlags,
     DmaMapFlags,
     DmaUnmapFlags,
     MessageFlags,
@@ -44,28 +40,17 @@ from harness.spec.vfio import (
 )
 from harness.vfio_user import guest_memory, wire
 from harness.vfio_user.channel import Channel, FramingError
-from harness.vfio_user.device import Device, Region
+from harness.vfio_user.description import Description
+from harness.vfio_user.device import Device
 from harness.vfio_user.guest_memory import GuestMemory
 from harness.vfio_user.interrupts import Interrupts
+from harness.vfio_user.requests import Requests
 from harness.vfio_user.wire import Capabilities, Message
 
 log = logging.getLogger(__name__)
 
 MAX_FDS: Final = 16
 """File descriptors taken in one message. QEMU refuses a server that names more."""
-
-ANSWER_SECONDS: Final = 30.0
-"""How long the client may take over a DMA message."""
-
-LARGEST_DMA: Final = 64 << 10
-"""Bytes of client memory asked for in one message, if the client's limit is not lower.
-
-QEMU 11.1 sends a reply with one non-blocking write and takes a partial one for a whole one
-(hw/vfio-user/proxy.c, vfio_user_send_qio()): what does not fit into a socket buffer is lost.
-"""
-
-MAX_REQUESTS: Final = 1 << 15
-"""Messages to the client that may wait for an answer; ids have 16 bits."""
 
 OWN_CAPABILITIES: Final = Capabilities(
     max_msg_fds=MAX_FDS,
@@ -76,10 +61,9 @@ OWN_CAPABILITIES: Final = Capabilities(
 )
 
 # Plain numbers: arithmetic with enum members is slow, and this is done for every message.
-_ERROR: Final = int(MessageFlags.ERROR)
 _BAD_IN_COMMAND: Final = ~int(MessageFlags.NO_REPLY)
 _VERSION: Final = int(Command.VERSION)
-_TAKING_FDS: Final = (Command.DMA_MAP, Command.DEVICE_SET_IRQS)
+_TAKING_FDS: Final = (Command.DMA_MAP, Command.DMA_UNMAP, Command.DEVICE_SET_IRQS)
 _MULTI_ENTRY: Final = wire.SingleWrite.FORMAT.size
 _MULTI_DATA: Final = 8
 
@@ -116,20 +100,18 @@ class Session:
     ):
         self.state = State.NEGOTIATING
         self.peer = Capabilities()
-        self.memory = GuestMemory(self._ask_read, self._ask_write, direct=direct_dma)
+        self._requests = Requests(channel.send)
+        self.memory = GuestMemory(self._requests.read, self._requests.write, direct=direct_dma)
         self.interrupts = Interrupts(device.irqs)
         self._channel = channel
         self._device = device
-        self._regions = tuple(device.regions)
+        self._description = Description(device)
         # By region: bytes that may be read and written, as plain numbers for the hot paths.
-        self._readable = [r.size if r.flags & RegionFlags.READ else 0 for r in self._regions]
-        self._writable = [r.size if r.flags & RegionFlags.WRITE else 0 for r in self._regions]
+        regions = self._description.regions
+        self._readable = [r.size if r.flags & RegionFlags.READ else 0 for r in regions]
+        self._writable = [r.size if r.flags & RegionFlags.WRITE else 0 for r in regions]
         self._defer = defer
         self._failed = failed
-        self._thread: threading.Thread | None = None
-        self._pending_lock = threading.Lock()
-        self._pending: dict[int, tuple[int, Future[bytes]]] = {}
-        self._ids = itertools.count()
         self._handlers: dict[int, Callable[[Message], Message]] = {
             Command.VERSION: self._version,
             Command.DMA_MAP: self._dma_map,
@@ -149,7 +131,6 @@ class Session:
 
     def run(self) -> None:
         """Serve the client until it has gone. What belongs to it is released on return."""
-        self._thread = threading.current_thread()
         try:
             while (message := self._channel.receive()) is not None:
                 self.handle(message)
@@ -163,7 +144,8 @@ class Session:
         """Take one message and answer it. The one place where exceptions become errnos."""
         try:
             if message.is_reply:
-                self._complete(message)
+                if not self._requests.complete(message):
+                    log.warning("a reply to nothing: %s", wire.describe(message))
                 return
             answer = self._dispatch(message)
         except OSError as error:
@@ -207,13 +189,8 @@ class Session:
 
     def _end(self) -> None:
         attached = self.state is State.READY
-        with self._pending_lock:
-            self.state = State.CLOSED
-            orphans = list(self._pending.values())
-            self._pending.clear()
-        gone = ConnectionResetError(errno.ECONNRESET, "the client has gone")
-        for _, future in orphans:
-            future.set_exception(gone)
+        self.state = State.CLOSED
+        self._requests.close()
         if attached:
             try:
                 self._device.detached()
@@ -231,6 +208,7 @@ class Session:
             raise OSError(errno.ENOTSUP, f"version {proposed.major}.{proposed.minor}")
         self.peer = peer
         self.state = State.READY
+        self._requests.open(peer.max_data_xfer_size)
         self._device.attached(self)
         agreed = wire.Version(wire.MAJOR, min(proposed.minor, wire.MINOR)).pack()
         # The answer may only name what was proposed; who sent no data understands none.
@@ -247,9 +225,10 @@ class Session:
         return message.reply()
 
     def _dma_unmap(self, message: Message) -> Message:
-        request = wire.DmaUnmap.unpack(message.payload)
-        if request.argsz < request.FORMAT.size:
-            raise ProtocolError(f"argsz {request.argsz}")
+        request = wire.DmaUnmap.unpack_padded(message.payload)
+        # The descriptor that the range was mapped with may come along once more. It says nothing.
+        if request.argsz < request.FORMAT.size or len(message.fds) > 1:
+            raise ProtocolError(f"argsz {request.argsz}, {len(message.fds)} file descriptors")
         if request.flags == DmaUnmapFlags.GET_DIRTY_BITMAP:
             raise OSError(errno.ENOTSUP, "there is no dirty page log")
         if request.flags == DmaUnmapFlags.ALL:
@@ -260,61 +239,20 @@ class Session:
             raise ProtocolError(f"DMA_UNMAP flags {request.flags:#x}")
         else:
             self.memory.unmap(request.address, request.size)
-        return message.reply(message.payload)
+        return message.reply(request.pack())
 
     def _device_info(self, message: Message) -> Message:
-        request = wire.DeviceInfo.unpack(message.payload)
-        if request.argsz < request.FORMAT.size or request != wire.DeviceInfo(request.argsz):
-            raise ProtocolError(f"{request}")
-        flags = DeviceFlags.RESET | DeviceFlags.PCI
-        info = wire.DeviceInfo(
-            request.FORMAT.size, flags, len(self._regions), len(self._device.irqs)
-        )
-        return message.reply(info.pack())
+        return message.reply(self._description.device_info(message.payload))
 
     def _region_info(self, message: Message) -> Message:
-        request = wire.RegionInfo.unpack(message.payload)
-        size = request.FORMAT.size
-        if request.argsz < size or request != wire.RegionInfo(request.argsz, 0, request.index):
-            raise ProtocolError(f"{request}")
-        region = self._region(request.index)
-        flags = region.flags & (RegionFlags.READ | RegionFlags.WRITE)
-        capability, fds = b"", []
-        if region.fd is not None and region.mappable and self.peer.max_msg_fds:
-            flags |= RegionFlags.MMAP
-            fds = [region.fd]
-            if [(area.offset, area.size) for area in region.mappable] != [(0, region.size)]:
-                flags |= RegionFlags.CAPS
-                capability = wire.pack_sparse_mmap(region.mappable)
-        argsz = size + len(capability)
-        if request.argsz < argsz:
-            # The client learns the size it needs, asks again, and gets the descriptor then.
-            capability, fds = b"", []
-        cap_offset = size if capability else 0
-        info = wire.RegionInfo(
-            argsz, flags, request.index, cap_offset, region.size, region.fd_offset
-        )
-        return message.reply(info.pack() + capability, fds)
+        max_fds = self.peer.max_msg_fds
+        return message.reply(*self._description.region_info(message.payload, max_fds=max_fds))
 
     def _region_io_fds(self, message: Message) -> Message:
-        request = wire.RegionIoFds.unpack(message.payload)
-        size = request.FORMAT.size
-        if request.argsz < size or request != wire.RegionIoFds(request.argsz, 0, request.index):
-            raise ProtocolError(f"{request}")
-        self._region(request.index)
-        # No sub-region has an ioeventfd or ioregionfd: every access comes as a message.
-        return message.reply(wire.RegionIoFds(size, 0, request.index, 0).pack())
+        return message.reply(self._description.region_io_fds(message.payload))
 
     def _irq_info(self, message: Message) -> Message:
-        request = wire.IrqInfo.unpack(message.payload)
-        size = request.FORMAT.size
-        if request.argsz < size or request != wire.IrqInfo(request.argsz, 0, request.index):
-            raise ProtocolError(f"{request}")
-        irqs = self._device.irqs
-        if request.index >= len(irqs):
-            raise ProtocolError(f"no interrupt index {request.index}")
-        irq = irqs[request.index]
-        return message.reply(wire.IrqInfo(size, irq.flags, request.index, irq.count).pack())
+        return message.reply(self._description.irq_info(message.payload))
 
     def _set_irqs(self, message: Message) -> Message:
         request, data = wire.IrqSet.unpack_head(message.payload)
@@ -369,11 +307,6 @@ class Session:
         self._device.reset()
         return message.reply()
 
-    def _region(self, index: int) -> Region:
-        if index >= len(self._regions):
-            raise ProtocolError(f"no region {index}")
-        return self._regions[index]
-
     @staticmethod
     def _check_access(access: wire.RegionAccess, limits: list[int]) -> None:
         if access.count > wire.MAX_DATA:
@@ -382,83 +315,6 @@ class Session:
             raise ProtocolError(f"{access}")
         if access.offset + access.count > limits[access.region]:
             raise ProtocolError(f"{access}: {limits[access.region]} bytes may be accessed so")
-
-    # Requests to the client, from any thread
-
-    def _request(self, command: Command, payload: bytes) -> Future[bytes]:
-        """Send a command; the future ends on the server's thread with the answer's payload.
-
-        It ends with ``OSError``: the client's errno, or ``ConnectionError`` when there is no
-        client.
-        """
-        future: Future[bytes] = Future()
-        future.set_running_or_notify_cancel()  # no one may cancel what the client answers
-        with self._pending_lock:
-            if self.state is not State.READY:
-                future.set_exception(ConnectionResetError(errno.ECONNRESET, "there is no client"))
-                return future
-            if len(self._pending) >= MAX_REQUESTS:
-                future.set_exception(OSError(errno.EBUSY, "the client leaves too much unanswered"))
-                return future
-            ident = next(i for n in self._ids if (i := n & 0xFFFF) not in self._pending)
-            self._pending[ident] = (command, future)
-        try:
-            self._channel.send(Message(ident, command, 0, payload))
-        except OSError as error:
-            with self._pending_lock:
-                waiting = self._pending.pop(ident, None)
-            if waiting is not None:
-                future.set_exception(error)
-        return future
-
-    def _complete(self, message: Message) -> None:
-        """End the future of the request that this answers."""
-        with self._pending_lock:
-            command, future = self._pending.get(message.id, (None, None))
-            if future is None or command != message.command:
-                log.warning("a reply to nothing: %s", wire.describe(message))
-                return
-            del self._pending[message.id]
-        if message.flags & _ERROR:
-            number = message.error or errno.EIO
-            future.set_exception(
-                OSError(number, f"{wire.command_name(message.command)} refused by the client")
-            )
-        else:
-            future.set_result(message.payload)
-
-    def _wait(self, command: Command, payload: bytes) -> bytes:
-        if threading.current_thread() is self._thread:
-            raise RuntimeError(f"{command.name} on the server's thread would wait for itself")
-        deadline = Deadline(ANSWER_SECONDS, f"the client's answer to {command.name}")
-        future = self._request(command, payload)
-        try:
-            return future.result(deadline.remaining())
-        except TimeoutError:
-            if not future.done():
-                raise deadline.error() from None
-            raise
-
-    def _pieces(self, address: int, count: int) -> list[wire.DmaAccess]:
-        largest = min(self.peer.max_data_xfer_size, LARGEST_DMA)
-        return [
-            wire.DmaAccess(address + done, min(largest, count - done))
-            for done in range(0, count, largest)
-        ]
-
-    def _ask_read(self, address: int, count: int) -> bytes:
-        result = bytearray()
-        for access in self._pieces(address, count):
-            answer, data = wire.DmaAccess.unpack_head(self._wait(Command.DMA_READ, access.pack()))
-            if len(data) < access.count:
-                raise OSError(errno.EPROTO, f"{len(data)} bytes for {access}: {answer}")
-            result += data[: access.count]
-        return bytes(result)
-
-    def _ask_write(self, address: int, data: bytes) -> None:
-        for access in self._pieces(address, len(data)):
-            place = access.address - address
-            self._wait(Command.DMA_WRITE, access.pack() + data[place : place + access.count])
 
     # The Bus
 
@@ -480,7 +336,7 @@ class Session:
             error = reply.exception()
             verdict.set_result(None) if error is None else verdict.set_exception(error)
 
-        self._request(Command.DMA_WRITE, payload).add_done_callback(answered)
+        self._requests.ask(Command.DMA_WRITE, payload).add_done_callback(answered)
         return verdict
 
     def irq_is_wired(self, index: int, vector: int) -> bool:

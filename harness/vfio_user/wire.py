@@ -114,6 +114,17 @@ class Payload:
         return cls(*cls.FORMAT.unpack(raw))
 
     @classmethod
+    def unpack_padded(cls, raw: bytes) -> Self:
+        """Return what stands at the start of a payload that holds nothing but zeros behind it.
+
+        :raises ProtocolError: it is too short, or something else follows.
+        """
+        head, rest = cls.unpack_head(raw)
+        if any(rest):
+            raise ProtocolError(f"{cls.__name__} with {len(rest)} bytes behind it, not all zero")
+        return head
+
+    @classmethod
     def unpack_head(cls, raw: bytes) -> tuple[Self, bytes]:
         """Return what stands at the start of a payload, and the bytes that follow it.
 

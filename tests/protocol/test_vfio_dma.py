@@ -13,7 +13,7 @@ from typing import TypeVar
 import pytest
 
 from harness.spec.vfio import Command, DmaMapFlags, DmaUnmapFlags
-from harness.vfio_user import session, wire
+from harness.vfio_user import requests, wire
 from harness.vfio_user.client import Client
 from harness.vfio_user.device import Bus
 from harness.vfio_user.server import DeviceServer, device_server
@@ -122,7 +122,7 @@ def test_large_transfers_are_split_at_the_client_s_limit(
 
 
 def test_large_transfers_are_split_so_that_qemu_can_answer_them(client: Client, bus: Bus) -> None:
-    data = os.urandom(3 * session.LARGEST_DMA + 5)
+    data = os.urandom(3 * requests.LARGEST_DMA + 5)
     memory = bytearray(64 * PAGE)
     client.map_served(BASE, memory)
     deferred(bus, lambda: bus.dma_write(BASE + 1, data))
