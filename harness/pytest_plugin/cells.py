@@ -32,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             pytest.param(
                 cell,
                 id=str(cell),
-                marks=[pytest.mark.xdistgroup_of(f"{module}-{cell}")] if group else [],
+                marks=[pytest.mark.xdist_group(f"{module}-{cell}")] if group else [],
             )
             for cell in cells
         ],

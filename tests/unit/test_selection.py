@@ -213,6 +213,16 @@ def test_tests_are_collected_for_what_the_command_line_leaves(pytester: pytest.P
     ]
 
 
+def test_tests_that_share_a_guest_are_kept_together(pytester: pytest.Pytester) -> None:
+    shared = TESTS.replace("def test_everywhere", '@pytest.mark.shared_vm("module")\ndef test_a')
+    pytester.makepyfile(shared)
+    words = ("--collect-only", "-q", "--matrix", "quick", "-m", "xdist_group")
+    lines = pytester.runpytest_subprocess(*words, "-p", "no:cacheprovider").outlines
+    assert [line for line in lines if "::" in line] == [
+        "test_tests_that_share_a_guest_are_kept_together.py::test_a[debian-6.12-caching]"
+    ]
+
+
 def test_a_wrong_option_ends_the_run_before_any_test(pytester: pytest.Pytester) -> None:
     pytester.makepyfile(TESTS)
     result = pytester.runpytest_subprocess("--matrix", "quik", "-p", "no:cacheprovider")
