@@ -13,7 +13,9 @@ from typing import Final, Protocol
 from harness.devices.ledger import Event, Ledger, Outcome
 from harness.pci.config_space import ConfigSpace
 from harness.pci.store import InterruptStore
+from harness.remapping.translate import Fault
 from harness.spec.interrupt import Store
+from harness.spec.msi import Message
 from harness.spec.vfio import IrqIndexNumber
 from harness.vfio_user.device import Bus
 
@@ -22,14 +24,14 @@ WIRE: Final = {Store.MSI: IrqIndexNumber.MSI, Store.MSIX: IrqIndexNumber.MSIX}
 
 
 class MessageGate(Protocol):
-    """Checks the origin of messages that the function sends itself.
+    """What stands between the function and the bus, for messages that it sends itself.
 
-    A message over vfio-user carries no requester id, so QEMU does not check it against the source
-    id that the interrupt-remapping table entry names. Whoever plugs the function in does that here.
+    A message over vfio-user carries no requester id, so that the client cannot check where it comes
+    from. Whoever plugs the function in does that here.
     """
 
-    def refusal(self, store: Store, index: int, address: int, data: int) -> str | None:
-        """Return why this function may not send this message, None when it may.
+    def route(self, store: Store, index: int, message: Message) -> Message | Fault:
+        """Return the message to put on the bus, or the fault that this one ends in.
 
         Called on any thread, the server's among them: it must not wait for the client or the guest.
         """
@@ -38,9 +40,9 @@ class MessageGate(Protocol):
 class OpenGate:
     """A gate that lets everything through: for a function with no remapping to check against."""
 
-    def refusal(self, store: Store, index: int, address: int, data: int) -> str | None:
-        """Return None."""
-        return None
+    def route(self, store: Store, index: int, message: Message) -> Message | Fault:
+        """Return the message."""
+        return message
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +79,6 @@ class Delivery:
         self._gate = gate
         self._lock = lock
         self._ended = ended
-
-    def raise_interrupt(self, store: Store, index: int) -> Event:
-        """Raise an interrupt and return its event, sent or not."""
-        event = self._ledger.open(store, index)
-        self.send(event)
-        return event
 
     def send(self, event: Event) -> Future[None] | None:
         """Decide about an open event and send it; return the client's verdict to come, if any."""
@@ -137,12 +133,13 @@ class Delivery:
         if address == 0:
             self._refuse(event, "the store holds the null message")
             return None
-        if reason := self._gate.refusal(event.store, event.index, address, data):
-            self._refuse(event, reason)
+        message = self._gate.route(event.store, event.index, Message(address, data))
+        if isinstance(message, Fault):
+            self._refuse(event, str(message))
             return None
         if not self._ledger.settle(event, Outcome.SENT):
             return None
-        verdict = route.bus.send_message(address & ~3, data)
+        verdict = route.bus.send_message(message.address & ~3, message.data)
         verdict.add_done_callback(functools.partial(self._judge, event))
         return verdict
 

@@ -11,6 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
+from harness.spec.vtd import REASONS_WITH_INDEX
+
 MAX_REPORT_LINES: Final = 80
 """A report that has not come to its end by then is taken for a single line."""
 
@@ -95,6 +97,11 @@ class DmarFault:
     def is_interrupt(self) -> bool:
         """Whether an interrupt was blocked."""
         return self.index is not None
+
+    @property
+    def interrupt_index(self) -> int | None:
+        """Index of the IRTE that an interrupt named; None where the reason leaves it undefined."""
+        return self.index if self.reason in REASONS_WITH_INDEX else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,7 +33,7 @@ from harness.qemu.memory import GuestMemory
 from harness.qemu.qmp import QmpSession
 from harness.qemu.registers import Registers
 from harness.qemu.snapshot import SavedState, load_state, save_state
-from harness.qemu.trace import TrappedAccesses, trapped_accesses
+from harness.qemu.trace import TraceTail, TrappedAccesses, followed_trace, trapped_accesses
 from harness.qemu.vitals import Vitals
 from harness.qemu.watch import Watch
 
@@ -138,6 +138,11 @@ class Machine:
         """Count the guest's accesses that end inside QEMU while this is held."""
         self.vitals.check()
         return trapped_accesses(self.qmp, self.workspace.path("trace.log"))
+
+    def followed_trace(self, *events: str) -> TraceTail:
+        """Have QEMU log trace events from now on, and return what reads them."""
+        self.vitals.check()
+        return followed_trace(self.qmp, self.workspace.path("trace.log"), events)
 
     def plug(self, device: Json, deadline: Deadline | None = None) -> None:
         """Plug a device in. One that is served here must have its server running already.

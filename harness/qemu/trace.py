@@ -1,16 +1,16 @@
 # Ref: QEMU system/trace-events (memory_region_ops_read, memory_region_ops_write)
-"""Counting guest accesses that end inside QEMU.
+"""What QEMU logs of itself: its trace events.
 
 The guest's accesses to an MSI-X table are trapped by QEMU and never reach the device's server.
 QEMU's own trace events see them: they are switched on while something is measured, and their log
-is read back.
+is read back. QEMU flushes each line as it is written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -93,19 +93,52 @@ def trapped_accesses(qmp: QmpSession, trace_log: Path) -> Iterator[TrappedAccess
 
     :param trace_log: the file given to QEMU as its log (``-D``); it grows by what is measured.
     """
-    before = trace_log.stat().st_size if trace_log.exists() else 0
     trapped = TrappedAccesses()
-    _switch(qmp, on=True)
+    tail = TraceTail(trace_log)
+    _switch(qmp, EVENTS, on=True)
     try:
         yield trapped
     finally:
-        # The monitor answers in the main loop; QEMU flushes each line as it is written.
-        _switch(qmp, on=False)
-        with trace_log.open("rb") as log:
-            log.seek(before)
-            trapped.accesses = parse(log.read().decode(errors="replace"))
+        # The monitor answers in the main loop: what happened before has been logged.
+        _switch(qmp, EVENTS, on=False)
+        trapped.accesses = parse(tail.read())
 
 
-def _switch(qmp: QmpSession, *, on: bool) -> None:
-    for event in EVENTS:
+class TraceTail:
+    """What is added to QEMU's log from now on. Reading it needs no monitor.
+
+    :param trace_log: the file given to QEMU as its log (``-D``).
+    """
+
+    def __init__(self, trace_log: Path):
+        self._log = trace_log
+        self._read = self._size()
+
+    def _size(self) -> int:
+        try:
+            return self._log.stat().st_size
+        except FileNotFoundError:  # made with the first line
+            return 0
+
+    def read(self) -> str:
+        """Return the whole lines that came since the last call."""
+        if self._size() == self._read:
+            return ""
+        with self._log.open("rb") as log:
+            log.seek(self._read)
+            new = log.read()
+        new = new[: new.rfind(b"\n") + 1]
+        self._read += len(new)
+        return new.decode(errors="replace")
+
+
+def followed_trace(qmp: QmpSession, trace_log: Path, events: Sequence[str]) -> TraceTail:
+    """Have QEMU log some events from now on, and return what reads them."""
+    tail = TraceTail(trace_log)
+    _switch(qmp, events, on=True)
+    return tail
+
+
+def _switch(qmp: QmpSession, events: Sequence[str], *, on: bool) -> None:
+    for event in events:
         qmp.execute("trace-event-set-state", {"name": event, "enable": on})

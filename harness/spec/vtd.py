@@ -165,7 +165,7 @@ class FaultRecord(Layout, bits=128):
     @property
     def interrupt_index(self) -> int | None:
         """Index of the IRTE: FI bits 63:48; None where the reason leaves them undefined."""
-        if self.reason not in _REASONS_WITH_INDEX:
+        if self.reason not in REASONS_WITH_INDEX:
             return None
         return self.fault_info >> (48 - 12)
 
@@ -356,8 +356,9 @@ QUALIFIED_REASONS: Final = frozenset(
 """Reasons that are not recorded while FPD is set in the IRTE (table 15)."""
 
 _INTERRUPT_REASONS: Final = frozenset(range(0x20, 0x2C))
-# Section 11.4.7.6: FI is undefined for the others.
-_REASONS_WITH_INDEX: Final = _INTERRUPT_REASONS - {0x20, 0x25, 0x29, 0x2A, 0x2B}
+REASONS_WITH_INDEX: Final = _INTERRUPT_REASONS - {0x20, 0x25, 0x29, 0x2A, 0x2B}
+"""Faults of interrupts whose record names the IRTE (section 11.4.7.6): FI 63:48 is undefined for
+the others."""
 
 
 def reason_name(reason: int) -> str:

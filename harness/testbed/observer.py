@@ -10,6 +10,7 @@ from harness.qemu.machine import Machine
 from harness.qemu.memory import GuestMemory
 from harness.qemu.trace import TrappedAccesses
 from harness.remapping.unit import RemappingTable, UnitState, read_unit
+from harness.testbed.unit_watch import EVENTS, UnitWatch
 
 IOMMU_BASE: Final = 0xFED9_0000
 """Registers of the machine's VT-d unit (QEMU hw/i386/intel_iommu, Q35_HOST_BRIDGE_IOMMU_ADDR)."""
@@ -20,6 +21,7 @@ class Observer:
 
     def __init__(self, machine: Machine):
         self._machine = machine
+        self._watch: UnitWatch | None = None
 
     @property
     def memory(self) -> GuestMemory:
@@ -31,6 +33,13 @@ class Observer:
         if self._machine.spec.iommu is None:
             return None
         return read_unit(self._machine.registers(IOMMU_BASE))
+
+    def unit_watch(self) -> UnitWatch | None:
+        """Return what follows the unit from now on, for other threads; None without a unit."""
+        if self._watch is None and self._machine.spec.iommu is not None:
+            trace = self._machine.followed_trace(*EVENTS)
+            self._watch = UnitWatch(read_unit(self._machine.registers(IOMMU_BASE)), trace)
+        return self._watch
 
     def table(self) -> RemappingTable:
         """Return the interrupt remapping table in guest memory.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -55,6 +55,7 @@ class PluggedFunction:
         function: ImsFunction,
         server: DeviceServer,
         gate: SourceGate,
+        unit: Callable[[], UnitState] | None,
         identifier: str,
     ):
         self.machine = machine
@@ -65,18 +66,16 @@ class PluggedFunction:
         self.server = server
         self._gate = gate
         self._identifier = identifier
-        self._unit: UnitState | None = None
+        self._unit = unit
         self._facts: Function | None = None
         self.requester_id = 0
         """Bus, device and function, as in the source id of an IRTE."""
 
-    def bind(self, unit: UnitState | None) -> None:
+    def bind(self) -> None:
         """Wait for the guest's driver, and learn where the function is."""
         self._facts = self._wait_bound()
-        self._unit = unit
         self.requester_id = parse_slot(self._facts.slot)
-        if unit:
-            self._gate.watch(unit, self.requester_id)
+        self._gate.watch(self.requester_id)
 
     def _wait_bound(self) -> Function:
         deadline = Deadline(BIND_SECONDS, "the guest's driver binding the function")
@@ -95,14 +94,22 @@ class PluggedFunction:
 
     # IRTEs.
 
+    def unit(self) -> UnitState:
+        """Return the state of the remapping unit in front of the function.
+
+        :raises HarnessError: there is none, or remapping is off.
+        """
+        unit = self._unit() if self._unit else None
+        if unit is None or not unit.remapping_enabled:
+            raise HarnessError("there is no interrupt remapping in front of the function")
+        return unit
+
     def table(self) -> RemappingTable:
         """Return the remapping table that the function's messages go through.
 
         :raises HarnessError: remapping is off.
         """
-        if self._unit is None or not self._unit.remapping_enabled:
-            raise HarnessError("there is no interrupt remapping in front of the function")
-        return RemappingTable.of(self._unit, self.machine.memory)
+        return RemappingTable.of(self.unit(), self.machine.memory)
 
     def irtes(self) -> dict[int, Entry]:
         """Return the present IRTEs whose source id is this function, by index."""
@@ -125,8 +132,7 @@ class PluggedFunction:
 
     def destination(self, entry: RemappedEntry) -> int:
         """Return the destination in an IRTE, as this machine's APIC mode has it."""
-        assert self._unit is not None
-        return entry.destination(extended_mode=self._unit.extended_mode)
+        return entry.destination(extended_mode=self.unit().extended_mode)
 
     # The guest's operations that need care.
 
@@ -211,12 +217,11 @@ class PluggedFunction:
 
     def audit(self) -> list[Finding]:
         """Hold IRTEs, the guest's interrupt list and the stores against each other (row B8)."""
-        assert self._unit is not None
         return audit(
             self.table().present_entries(),
             guest_interrupts(self.control.irqs(), self.interrupts(), self.requester_id),
             self.stores(),
-            extended_mode=self._unit.extended_mode,
+            extended_mode=self.unit().extended_mode,
         )
 
     def check_audit(self) -> None:

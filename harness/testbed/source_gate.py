@@ -1,41 +1,55 @@
-"""The source-id check of the messages that the function sends itself.
+"""The checks of an interrupt message that QEMU cannot make for a vfio-user device.
 
 vfio-user's DMA_WRITE carries no requester id, so QEMU's remapping unit cannot hold such a message
-against the source id in the IRTE. Hardware would; so the model does, with the IRTE in guest memory.
+against the source id in the IRTE; and it lets compatibility format through whatever the unit says.
+Hardware would do both, so it is done here. All else is left to QEMU: its fault is recorded in the
+unit, and the guest's driver logs it.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
 
 from harness.remapping.translate import Fault, translate
 from harness.remapping.unit import PhysicalMemory, RemappingTable, UnitState
 from harness.spec.interrupt import Store
 from harness.spec.msi import Message
+from harness.spec.vtd import FaultReason
+
+_UNSEEN: Final = frozenset({FaultReason.COMPATIBILITY_BLOCKED, FaultReason.SOURCE_ID_MISMATCH})
+"""Faults of a message that QEMU would deliver."""
+_INDEX_LIMIT: Final = 1 << 16
+"""QEMU computes handle + subhandle in 16 bits: from here on it would use another entry."""
 
 
 class SourceGate:
-    """Refuses what an interrupt remapping unit would block. Implements ``devices.MessageGate``.
+    """Refuses what remapping hardware would, and QEMU not. Implements ``devices.MessageGate``.
 
-    It lets everything through until :meth:`watch` tells which unit is in front of the function, and
-    what the function's requester id is. The table's address is taken then; its entries are read
-    from guest memory at each message.
+    The unit's state and the IRTE are looked at for each message. Everything passes until
+    :meth:`watch` tells what the function's requester id is.
+
+    :param unit: returns the unit's state now; it may be called on any thread.
     """
 
-    def __init__(self, memory: PhysicalMemory):
+    def __init__(self, memory: PhysicalMemory, unit: Callable[[], UnitState] | None):
         self._memory = memory
-        self._unit: UnitState | None = None
-        self._requester_id = 0
-
-    def watch(self, unit: UnitState, requester_id: int) -> None:
-        """Check from now on against ``unit``, for a function with this requester id."""
-        self._requester_id = requester_id
         self._unit = unit
+        self._requester_id: int | None = None
 
-    def refusal(self, store: Store, index: int, address: int, data: int) -> str | None:
-        """Return why the unit would block this message, None when it would not."""
-        if self._unit is None or not self._unit.remapping_enabled:
-            return None
-        table = RemappingTable.of(self._unit, self._memory)
-        outcome = translate(
-            Message(address, data), self._requester_id, self._unit, table.read_entry
-        )
-        return str(outcome) if isinstance(outcome, Fault) else None
+    def watch(self, requester_id: int) -> None:
+        """Check from now on, for a function with this requester id."""
+        self._requester_id = requester_id
+
+    def route(self, store: Store, index: int, message: Message) -> Message | Fault:
+        """Return the message, or the fault that it ends in although QEMU would deliver it."""
+        if self._unit is None or self._requester_id is None:
+            return message
+        unit = self._unit()
+        table = RemappingTable.of(unit, self._memory)
+        fate = translate(message, self._requester_id, unit, table.read_entry)
+        if isinstance(fate, Fault) and (
+            fate.reason in _UNSEEN or (fate.index or 0) >= _INDEX_LIMIT
+        ):
+            return fate
+        return message

@@ -14,15 +14,16 @@ from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import CheckFailed, HarnessError
 from harness.guest.control import Control, ControlError
 from harness.guest.identity import Identity, make_identity
-from harness.guest.kernel_log import Finding, alarm, findings
+from harness.guest.kernel_log import DmarFault, Finding, alarm, findings
 from harness.guest.port import line_port
 from harness.guest.ssh import SshSession, ssh_session
-from harness.host.deadline import Deadline
+from harness.host.deadline import Deadline, wait_until
 from harness.host.resources import harness_version
 from harness.host.workspace import Workspace, nameless_listener
 from harness.qemu.command import MachineSpec, vfio_user_device
 from harness.qemu.launch import Boot, running_machine
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Machine, State
+from harness.spec.vtd import FaultReason, FaultRecord
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.source_gate import SourceGate
@@ -61,6 +62,7 @@ class Vm:
         self._held = held
         self._direct_dma = direct_dma
         self._plugged = 0
+        self._expected: set[tuple[int, int | None]] = set()
         self._identity: Identity | None = None
         self._ssh: SshSession | None = None
 
@@ -120,12 +122,39 @@ class Vm:
 
         :raises CheckFailed: there is some; each is named.
         """
-        found = [str(finding) for finding in self.kernel_findings()]
+        found = [str(item) for item in self.kernel_findings() if not self._is_expected(item.fault)]
         if unit := self.observer.unit():
             # Some kernels take no fault interrupt without DMA translation, and then log nothing.
-            found += [f"recorded by the IOMMU: {fault}" for fault in unit.faults]
+            found += [
+                f"recorded by the IOMMU: {fault}"
+                for fault in unit.faults
+                if not self._is_expected(fault)
+            ]
         if found:
             raise CheckFailed("the guest's kernel log is not clean", evidence="\n".join(found))
+
+    def expect_fault(
+        self, reason: FaultReason, index: int | None, deadline: Deadline
+    ) -> DmarFault | FaultRecord:
+        """Wait for a fault of an interrupt message, and take it for no flaw from here on.
+
+        Return it as the guest's kernel logged it, or as it stands in the unit while no kernel has
+        taken it from there.
+
+        :param index: of the IRTE; None: the reason leaves it undefined.
+        :raises DeadlineExpired: neither has it.
+        """
+        self._expected.add((reason, index))
+        return wait_until(lambda: self._faults_like(reason, index), deadline)[0]
+
+    def _faults_like(self, reason: int, index: int | None) -> list[DmarFault | FaultRecord]:
+        unit = self.observer.unit()
+        faults: list[DmarFault | FaultRecord] = list(unit.faults) if unit else []
+        faults += [item.fault for item in self.kernel_findings() if item.fault]
+        return [fault for fault in faults if _place(fault) == (reason, index)]
+
+    def _is_expected(self, fault: DmarFault | FaultRecord | None) -> bool:
+        return fault is not None and _place(fault) in self._expected
 
     @property
     def free_ports(self) -> int:
@@ -147,7 +176,8 @@ class Vm:
         number = self._plugged
         self._plugged += 1
         identifier = f"ims{number}"
-        gate = SourceGate(self.machine.memory)
+        unit = watch.state if (watch := self.observer.unit_watch()) else None
+        gate = SourceGate(self.machine.memory, unit)
         model = self._held.enter_context(ImsFunction(spec, gate))
         listener, path = self._held.enter_context(nameless_listener())
         server = self._held.enter_context(
@@ -159,8 +189,8 @@ class Vm:
             )
         )
         self.machine.plug(vfio_user_device(identifier, path, port=f"port{number}"))
-        plugged = PluggedFunction(self.machine, self.control, model, server, gate, identifier)
-        plugged.bind(self.observer.unit())
+        plugged = PluggedFunction(self.machine, self.control, model, server, gate, unit, identifier)
+        plugged.bind()
         try:
             yield plugged
         except BaseException:
@@ -192,6 +222,11 @@ class Vm:
             self.workspace.write("guest-dmesg.txt", text)
             text = self.host.read_file("/proc/interrupts", seconds=DUMP_SECONDS)
             self.workspace.write("proc-interrupts.txt", text)
+
+
+def _place(fault: DmarFault | FaultRecord) -> tuple[int, int | None]:
+    """Return the reason of a fault, and the IRTE that it is about, if any."""
+    return fault.reason, fault.interrupt_index
 
 
 @contextlib.contextmanager

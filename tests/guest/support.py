@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
+from harness.spec.msi import RemappableMessage
+from harness.spec.vtd import ENTRY_SIZE, RemappedEntry
 from harness.testbed.plugged import PluggedFunction
+from harness.testbed.vm import Vm
 
 
 def deliver(plugged: PluggedFunction, store: Store, *indices: int) -> None:
@@ -31,3 +37,25 @@ def fence(plugged: PluggedFunction, store: Store, index: int) -> None:
     gone the same way.
     """
     deliver(plugged, store, index, index)
+
+
+@contextmanager
+def damaged(
+    vm: Vm, plugged: PluggedFunction, index: int, *, bits: int = 0, **fields: int
+) -> Iterator[None]:
+    """Change fields of the IRTE of an IMS interrupt in guest memory, and put it back.
+
+    :param bits: turned over besides: reserved ones are no fields.
+    """
+    request = plugged.message(Store.IMS, index).decode()
+    assert isinstance(request, RemappableMessage)
+    table = plugged.table()
+    address = table.address + request.index * ENTRY_SIZE
+    entry = table.read_entry(request.index)
+    assert isinstance(entry, RemappedEntry)
+    wrong = RemappedEntry.unpack(entry.replace(**fields).value ^ bits)
+    vm.machine.memory.write(address, wrong.pack())
+    try:
+        yield
+    finally:
+        vm.machine.memory.write(address, entry.pack())

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import pytest
 
 from harness.devices.ledger import Outcome
 from harness.remapping.audit import Kind
 from harness.spec.interrupt import Store
-from harness.spec.msi import RemappableMessage
-from harness.spec.vtd import ENTRY_SIZE, RemappedEntry
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import deliver, fence
+from tests.guest.support import damaged, deliver, fence
 
 pytestmark = pytest.mark.capability("B8")
 
@@ -35,22 +30,6 @@ def test_the_three_views_agree_at_every_step_of_a_life(ims_device: PluggedFuncti
         ims_device.check_audit()
         guest.free(store, count=4)
         ims_device.check_audit()
-
-
-@contextmanager
-def damaged(vm: Vm, plugged: PluggedFunction, index: int, **fields: int) -> Iterator[None]:
-    """Change fields of the IRTE of an IMS interrupt in guest memory, and put it back."""
-    request = plugged.message(Store.IMS, index).decode()
-    assert isinstance(request, RemappableMessage)
-    table = plugged.table()
-    address = table.address + request.index * ENTRY_SIZE
-    entry = table.read_entry(request.index)
-    assert isinstance(entry, RemappedEntry)
-    vm.machine.memory.write(address, entry.replace(**fields).pack())
-    try:
-        yield
-    finally:
-        vm.machine.memory.write(address, entry.pack())
 
 
 @pytest.mark.parametrize(

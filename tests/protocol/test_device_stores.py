@@ -12,10 +12,13 @@ from harness.devices.ims_function.address_map import Area
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.ledger import Outcome
+from harness.remapping.translate import Fault
 from harness.spec.ims_function import BAR_IMS, BAR_MSIX, Register
 from harness.spec.interrupt import Store
+from harness.spec.msi import Message
 from harness.spec.pci import CapabilityId
 from harness.spec.vfio import IrqIndexNumber
+from harness.spec.vtd import FaultReason
 from tests.protocol.device_guest import MESSAGE, Guest, guest_of, running_guest, soon
 
 
@@ -268,11 +271,12 @@ class Gate:
     """Refuses one address, and notes what it was asked about."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[Store, int, int, int]] = []
+        self.asked: list[tuple[Store, int, Message]] = []
 
-    def refusal(self, store: Store, index: int, address: int, data: int) -> str | None:
-        self.asked.append((store, index, address, data))
-        return "source id 00:00.0 is not ours" if data == 0xBAD else None
+    def route(self, store: Store, index: int, message: Message) -> Message | Fault:
+        self.asked.append((store, index, message))
+        bad = Fault(FaultReason.SOURCE_ID_MISMATCH, 0x100, 7)
+        return bad if message.data == 0xBAD else message
 
 
 def test_a_message_that_the_gate_refuses_is_not_sent_and_says_why() -> None:
@@ -280,12 +284,27 @@ def test_a_message_that_the_gate_refuses_is_not_sent_and_says_why() -> None:
     with running_guest(gate=gate) as guest:
         guest.program(BAR_IMS, 4, 0xBAD)
         event = guest.raise_ims(4)
-        assert (event.outcome, event.reason) == (Outcome.BLOCKED, "source id 00:00.0 is not ours")
+        reason = "blocked at IRTE 7: source id mismatch (0x26), from 01:00.0"
+        assert (event.outcome, event.reason) == (Outcome.BLOCKED, reason)
         assert guest.no_message()
         guest.program(BAR_IMS, 4, 0xC0DE)
         guest.raise_ims(4)
         assert guest.next_message() == (MESSAGE, 0xC0DE)
-    assert gate.asked == [(Store.IMS, 4, MESSAGE, 0xBAD), (Store.IMS, 4, MESSAGE, 0xC0DE)]
+    assert gate.asked == [
+        (Store.IMS, 4, Message(MESSAGE, 0xBAD)),
+        (Store.IMS, 4, Message(MESSAGE, 0xC0DE)),
+    ]
+
+
+def test_the_gate_may_send_another_message() -> None:
+    class Translator(Gate):
+        def route(self, store: Store, index: int, message: Message) -> Message | Fault:
+            return Message(MESSAGE + 0x1000, message.data + 1)
+
+    with running_guest(gate=Translator()) as guest:
+        guest.program(BAR_IMS, 4, 0x30)
+        guest.raise_ims(4)
+        assert guest.next_message() == (MESSAGE + 0x1000, 0x31)
 
 
 def test_the_gate_is_not_asked_about_what_the_client_sends() -> None:
