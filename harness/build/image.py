@@ -213,7 +213,7 @@ def _read_module(path: Path) -> bytes:
 
 
 def _key(recipe: ImageRecipe, kernel: KernelArtifact, module: ModuleArtifact, root: Path) -> str:
-    # The names of entries stand for their contents; a kernel's packages are in its module's name.
-    built = (module.module.parent.name, kernel.root.parent.name, root.name)
+    # The names of entries stand for their contents.
+    built = (module.module.parent.name, kernel.key, root.name)
     ours = digest_of_files([resource(_INIT), Path(__file__)])
-    return digest(recipe, kernel.release, built, ours)
+    return digest(recipe, built, ours)

@@ -1,17 +1,12 @@
-"""Guest kernels: a recipe names packages, the artifact is a kernel and its build root."""
+"""Guest kernels, whatever they come from: what a recipe says, and what is here."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
-from harness.build.roots import RootRecipe, Roots, read_packages
-from harness.build.sandbox import SHOWN, Sandbox
-from harness.errors import BuildError
-from harness.host.deadline import Deadline
-
-KIND: Final = "kernel"
+from harness.build.roots import RootRecipe
+from harness.build.toolchain import Toolchain
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,91 +20,18 @@ class KernelRecipe:
 
 @dataclass(frozen=True, slots=True)
 class KernelArtifact:
-    """A guest kernel that is here."""
+    """A guest kernel that is here, and what compiles modules for it."""
 
     name: str
     release: str
     """What ``uname -r`` says in the guest."""
+    version: str
+    """Which one it is, for reports: the version of the package that it came in."""
+    key: str
+    """Stands for all that it was made of, in the keys of what is made for it."""
     vmlinuz: Path
     modules: Path
     """Its ``/lib/modules/<release>``, with a fresh modules.dep."""
-    root: Path
-    """The build root of its own suite: headers, gcc, make, C library."""
-    packages: tuple[str, ...]
-    """Every package of the root, as "name version"."""
-
-    @property
-    def version(self) -> str:
-        """Version of the package that the kernel image came in."""
-        names = (f"linux-image-{self.release} ", f"linux-binary-{self.release} ")
-        return next(
-            (line.split()[1] for line in self.packages if line.startswith(names)), self.release
-        )
-
-
-def provide_kernel(roots: Roots, recipe: KernelRecipe, *, newest: bool = False) -> KernelArtifact:
-    """Return the kernel of a recipe, after fetching it if need be.
-
-    :param newest: as the archive has it now. No guest of an older one may be running: it is
-        replaced, as soon as the new one is complete.
-    :raises BuildError: a step failed, or the packages hold no single kernel.
-    :raises MissingRequirement: the host lacks something.
-    """
-
-    def finish(entry: Path, log: Path) -> None:
-        kernel = _describe(recipe, entry)
-        # The packages' own scripts would have done both; they are not run.
-        awk = kernel.root / "usr/bin/awk"
-        if not awk.is_symlink():
-            awk.symlink_to("mawk")
-        Sandbox(roots).run_step(
-            ["depmod", "--basedir", str(SHOWN / "root"), kernel.release],
-            root=kernel.root,
-            writable={"root": kernel.root},
-            step=f"depmod {kernel.release}",
-            log=log,
-            deadline=Deadline(120, "depmod"),
-        )
-
-    entry = roots.provide(KIND, recipe.name, recipe.root, finish, newest=newest)
-    return _describe(recipe, entry)
-
-
-def find_kernel(roots: Roots, recipe: KernelRecipe) -> KernelArtifact | None:
-    """Return the kernel of a recipe when it is here; nothing is built."""
-    entry = roots.find(KIND, recipe.name, recipe.root)
-    return _describe(recipe, entry) if entry else None
-
-
-def _describe(recipe: KernelRecipe, entry: Path) -> KernelArtifact:
-    root = entry / "root"
-    # A root with merged /usr shows the same directory twice.
-    releases = {
-        path.name: path
-        for base in ("lib/modules", "usr/lib/modules")
-        for path in root.glob(f"{base}/*")
-        if (path / "kernel").is_dir()
-    }
-    if len(releases) != 1:
-        found = ", ".join(releases) or "none"
-        raise BuildError(
-            f"kernel {recipe.name}: the packages must bring one kernel, they bring {found}",
-            hint="linux-image and linux-headers packages must be of the same flavour and suite",
-        )
-    ((release, modules),) = releases.items()
-    # 7.2 ships the image beside its modules, older packages in /boot.
-    images = [
-        path
-        for path in (root / "boot" / f"vmlinuz-{release}", modules / "vmlinuz")
-        if path.exists()
-    ]
-    if not images:
-        raise BuildError(f"kernel {recipe.name}: the packages bring no vmlinuz of {release}")
-    return KernelArtifact(
-        name=recipe.name,
-        release=release,
-        vmlinuz=images[0],
-        modules=modules,
-        root=root,
-        packages=read_packages(entry),
-    )
+    build: Path
+    """Where the toolchain sees what a module is built against (kbuild's ``make -C``)."""
+    toolchain: Toolchain

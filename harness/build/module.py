@@ -52,12 +52,11 @@ def provide_module(sandbox: Sandbox, cache: Cache, kernel: KernelArtifact) -> Mo
             target.mkdir()
             for path in source_files(resource(sources)):
                 shutil.copy(path, target)
-        build = Path("/", kernel.modules.relative_to(kernel.root), "build")
 
         def step(what: str, *argv: str) -> None:
             sandbox.run_step(
                 argv,
-                root=kernel.root,
+                root=kernel.toolchain.root,
                 step=f"{what} for {kernel.name}",
                 log=log,
                 deadline=Deadline(_SECONDS, what),
@@ -66,8 +65,8 @@ def provide_module(sandbox: Sandbox, cache: Cache, kernel: KernelArtifact) -> Mo
             )
 
         jobs = f"-j{os.cpu_count() or 1}"
-        step("building the guest module", "make", jobs, "-C", str(build), f"M={_WORK}/module",
-             "modules")  # fmt: skip
+        step("building the guest module",
+             "make", jobs, "-C", str(kernel.build), f"M={_WORK}/module", "modules")  # fmt: skip
         step(f"building {CONTROL}",
              "gcc", "-static", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror",
              "-Imodule", "-o", CONTROL,
@@ -105,7 +104,7 @@ def _key(kernel: KernelArtifact) -> str:
         for directory in (_MODULE_SOURCES, _CONTROL_SOURCES)
     ]
     builder = digest_of_files([Path(__file__)])
-    return digest(builder, sources, kernel.release, kernel.packages)
+    return digest(builder, sources, kernel.key)
 
 
 def _describe(kernel: KernelArtifact, entry: Path) -> ModuleArtifact:

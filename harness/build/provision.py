@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harness.build.image import ImageArtifact, ImageRecipe, find_image, provide_image
-from harness.build.kernel import KernelArtifact, KernelRecipe, find_kernel, provide_kernel
+from harness.build.kernel import KernelArtifact, KernelRecipe
 from harness.build.module import ModuleArtifact, find_module, provide_module
+from harness.build.packaged import find_packaged, provide_packaged
 from harness.build.qemu import QemuBinary, QemuRecipe, find_qemu, provide_qemu
 from harness.build.roots import Roots
 from harness.build.sandbox import Sandbox
@@ -50,7 +51,7 @@ class Provisioner:
 
     def kernel(self, recipe: KernelRecipe) -> KernelArtifact:
         """Return a guest kernel and its build root."""
-        return provide_kernel(self._roots, recipe)
+        return provide_packaged(self._roots, recipe)
 
     def refresh_kernel(self, recipe: KernelRecipe) -> KernelArtifact:
         """Return a guest kernel as the archive has it now, replacing an older one that is here.
@@ -58,7 +59,7 @@ class Provisioner:
         A recipe names no version: this is how a nightly follows the archive. No guest of the kernel
         may be running.
         """
-        return provide_kernel(self._roots, recipe, newest=True)
+        return provide_packaged(self._roots, recipe, newest=True)
 
     def module(self, kernel: KernelArtifact) -> ModuleArtifact:
         """Return the guest module and the control tool, built for a kernel."""
@@ -80,7 +81,7 @@ class Provisioner:
 
     def find_kernel(self, recipe: KernelRecipe) -> KernelArtifact | None:
         """Return a guest kernel when it is here."""
-        return find_kernel(self._roots, recipe)
+        return find_packaged(self._roots, recipe)
 
     def find_guest(self, recipe: KernelRecipe) -> Guest | None:
         """Return what a machine boots when all of it is here and built from today's sources."""

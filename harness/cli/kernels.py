@@ -69,7 +69,9 @@ def describe_update(before: KernelArtifact, after: KernelArtifact) -> str:
     """Return what has become of a kernel, by the versions of its packages."""
     if before.version != after.version:
         return f"{before.version} -> {after.version}"
-    newer = sorted(line.split()[0] for line in set(after.packages) - set(before.packages))
+    newer = sorted(
+        line.split()[0] for line in set(after.toolchain.packages) - set(before.toolchain.packages)
+    )
     if newer:
         return f"still {after.version}, with another {', '.join(newer)}"
     return f"already the newest, {after.version}"

@@ -211,7 +211,7 @@ class Snapshots:
 
     def _key(self, guest: Guest, spec: MachineSpec, kernel_arguments: tuple[str, ...]) -> str:
         # The names of entries stand for their contents, the image's for the kernel's packages, too.
-        booted = (guest.kernel.root.parent.name, guest.image.initramfs.parent.name)
+        booted = (guest.kernel.key, guest.image.initramfs.parent.name)
         makers = digest_of_files([Path(__file__), *(Path(str(m.__file__)) for m in _MAKERS)])
         return digest(booted, spec, kernel_arguments, self._qemu.version, self._qemu.origin, makers)
 

@@ -55,7 +55,7 @@ class Cell:
 
     def __init__(self, provisioner: Provisioner, directory: Path):
         kernel = provisioner.kernel(provisioner.recipes.kernels[DEFAULT_KERNEL])
-        self.root = kernel.root
+        self.root = kernel.toolchain.root
         self.sources = directory / "sources"
         self.output = directory / "output"
         self.sources.mkdir()

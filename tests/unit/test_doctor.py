@@ -17,6 +17,7 @@ from harness.build.kernel import KernelArtifact
 from harness.build.module import ModuleArtifact
 from harness.build.provision import Guest, Provisioner
 from harness.build.qemu import QemuBinary
+from harness.build.toolchain import Toolchain
 from harness.cli.main import main
 from harness.doctor import Supplies, examine
 from harness.errors import LaunchError, MissingRequirement
@@ -91,7 +92,16 @@ def guest(tmp_path: Path) -> Guest:
     file = tmp_path / "file"
     file.write_bytes(b"")
     return Guest(
-        KernelArtifact("k", "0.1", file, tmp_path, tmp_path, ()),
+        KernelArtifact(
+            name="k",
+            release="0.1",
+            version="0.1-1",
+            key="",
+            vmlinuz=file,
+            modules=tmp_path,
+            build=tmp_path,
+            toolchain=Toolchain(tmp_path, ()),
+        ),
         ModuleArtifact("k", file, file, file),
         ImageArtifact("k", file, ()),
     )

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.build.kernel import KIND, KernelArtifact
+from harness.build.kernel import KernelArtifact
+from harness.build.packaged import KIND
 from harness.build.roots import PACKAGES_FILE, root_key
+from harness.build.toolchain import Toolchain
 from harness.cli.kernels import describe_update
 from harness.cli.main import main
 from harness.testbed.supplies import DEFAULT_KERNEL, make_provisioner
@@ -19,7 +21,16 @@ RELEASE = "6.12.107+deb13-cloud-amd64"
 
 def kernel(image: str, gcc: str) -> KernelArtifact:
     packages = (f"gcc {gcc}", f"linux-image-{RELEASE} {image}")
-    return KernelArtifact("k", RELEASE, Path("vmlinuz"), Path("modules"), Path("root"), packages)
+    return KernelArtifact(
+        name="k",
+        release=RELEASE,
+        version=image,
+        key="",
+        vmlinuz=Path("vmlinuz"),
+        modules=Path("modules"),
+        build=Path("build"),
+        toolchain=Toolchain(Path("root"), packages),
+    )
 
 
 @pytest.fixture

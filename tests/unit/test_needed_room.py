@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.build import image, kernel, module, qemu, requirements
+from harness.build import image, module, packaged, qemu, requirements
 from harness.build.provision import Provisioner, Recipes
 from harness.build.requirements import (
     GUEST_MIB,
@@ -56,7 +56,7 @@ def put_root(cache: Cache, kind: str, name: str, recipe: RootRecipe, *files: str
 def put_kernel(provisioner: Provisioner) -> None:
     (recipe,) = provisioner.recipes.kernels.values()
     boot, modules = f"root/boot/vmlinuz-{RELEASE}", f"root/lib/modules/{RELEASE}/kernel/x.ko"
-    put_root(provisioner.cache, kernel.KIND, recipe.name, recipe.root, boot, modules)
+    put_root(provisioner.cache, packaged.KIND, recipe.name, recipe.root, boot, modules)
 
 
 def put_guest(provisioner: Provisioner) -> None:
