@@ -46,7 +46,7 @@ bench: $(READY) ## Measure; writes build/bench.json and prints a table
 doctor: $(READY) ## Say what this machine lacks, and how to get it
 	$(BIN)/imsh doctor $(ARGS)
 
-capabilities: $(READY) ## Show what the last test run proved, row by row
+capabilities: $(READY) ## Show what the kept test runs proved, row by row
 	$(BIN)/imsh capabilities $(ARGS)
 
 venv: $(READY) ## Make the virtual environment only, and print its path

@@ -12,7 +12,7 @@ from typing import Final, Protocol, cast
 from harness.errors import HarnessError, Verdict
 from harness.host.signals import Interrupted, signals_as_interrupt
 
-VERBS: Final = ("run", "kernels", "build", "doctor", "capabilities", "poke")
+VERBS: Final = ("run", "kernels", "build", "doctor", "capabilities", "runs", "poke")
 
 EPILOG = """\
 exit status: 0 pass; 1 the guest kernel failed a check; 2 the harness, QEMU or the host failed;

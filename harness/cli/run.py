@@ -19,7 +19,7 @@ from harness.config.recipes import load_machines
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError, Verdict
 from harness.host.workspace import Workspace, make_workspace
-from harness.report.outcome import RESULTS_DIRECTORY
+from harness.report.run_store import RESULTS_DIRECTORY
 from harness.scenario import Arrival, StoreReport, drive_stores
 from harness.schema.names import choose
 from harness.spec.vtd import format_source_id

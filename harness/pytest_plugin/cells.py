@@ -10,7 +10,7 @@ from harness.config.matrix import Cell
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError
 from harness.pytest_plugin.options import selection
-from harness.report.capabilities import capability_titles
+from harness.report.capabilities import capability_rows
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -19,7 +19,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     try:
         covered = selection(metafunc.config)
-        cells = covered.cells(_marked(metafunc, "kernel"), _marked(metafunc, "machine"))
+        cells = covered.cells(*_marked(metafunc.definition))
         device_spec(metafunc.definition)
         group = group_of(metafunc.definition)
     except HarnessError as error:
@@ -40,16 +40,17 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     )
 
 
-def _marked(metafunc: pytest.Metafunc, what: str) -> tuple[str, ...] | None:
-    marker = metafunc.definition.get_closest_marker(what)
-    return marker.args if marker else None
+def _marked(node: pytest.Item) -> list[tuple[str, ...] | None]:
+    """Return the kernels and the machines that a test is for, None: the matrix's."""
+    markers = map(node.get_closest_marker, ("kernel", "machine"))
+    return [marker.args if marker else None for marker in markers]
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Refuse rows that the table does not have; leave out tests with no kernel or machine left."""
     for item in items:
         for row in rows_of(item):
-            if row not in capability_titles():
+            if row not in capability_rows():
                 raise pytest.UsageError(f"{item.nodeid}: there is no capability {row!r}")
     left_out = [item for item in items if _wants_guest(item) and cell_of(item) is None]
     if left_out:
@@ -71,6 +72,13 @@ def cell_of(item: pytest.Item) -> Cell | None:
     callspec = getattr(item, "callspec", None)
     cell = callspec.params.get("vm_cell") if callspec else None
     return cell if isinstance(cell, Cell) else None
+
+
+def cells_of(item: pytest.Item) -> list[str]:
+    """Return all that the matrix has for a test, whatever the run was narrowed to."""
+    if cell_of(item) is None:
+        return []
+    return [str(cell) for cell in selection(item.config).matrix_cells(*_marked(item))]
 
 
 def group_of(node: pytest.Item) -> str | None:

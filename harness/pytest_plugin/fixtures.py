@@ -14,10 +14,10 @@ from harness.errors import HarnessError
 from harness.guest.control import Control
 from harness.guest.ssh import SshSession
 from harness.pytest_plugin.cells import device_spec, group_of
-from harness.pytest_plugin.options import results_directory
-from harness.pytest_plugin.record import MACHINES
+from harness.pytest_plugin.options import run_directory
 from harness.pytest_plugin.verdicts import DEVICE, EVIDENCE, PROVENANCE, VM, keep_evidence
 from harness.qemu.qmp import QmpSession
+from harness.report.run_store import MACHINES
 from harness.testbed.lender import VmLender
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
@@ -34,7 +34,7 @@ def provisioner() -> Provisioner:
 @pytest.fixture(scope="session")
 def vm_lender(provisioner: Provisioner, pytestconfig: pytest.Config) -> Iterator[VmLender]:
     """The guests of this worker."""
-    directory = results_directory(pytestconfig) / MACHINES
+    directory = run_directory(pytestconfig) / MACHINES
     with VmLender(provisioner, load_machines(), directory) as lender:
         yield lender
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import pytest
 
 from harness.errors import HarnessError
 from harness.pytest_plugin.record import Record
 from harness.pytest_plugin.workers import GroupScheduling
-from harness.report.outcome import RESULTS_DIRECTORY
+from harness.report.run_store import RESULTS_DIRECTORY, Head, describe_run
 from harness.testbed.selection import DEFAULT_MATRIX, Selection, make_selection
 
 _MARKERS = (
@@ -23,6 +23,12 @@ _MARKERS = (
 )
 _NARROWING: Final = ("matrix", "kernel", "machine")
 """Options that say what a run covers: the arguments of :func:`make_selection`."""
+_PICKING: Final = (
+    "keyword", "markexpr", "deselect", "ignore", "ignore_glob", "lf", "stepwise", "maxfail",
+)  # fmt: skip
+"""Options of pytest's own that leave tests out."""
+_WORKER_KEY: Final = "imsh_run"
+_RECORD: Final = pytest.StashKey[Record]()
 _SELECTION: Final = pytest.StashKey[Selection]()
 
 
@@ -48,7 +54,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=Path,
         default=RESULTS_DIRECTORY,
         metavar="DIR",
-        help="where records and the evidence of failures go (default: %(default)s)",
+        help="where runs are kept, a directory each (default: %(default)s)",
     )
     group.addoption(
         "--require",
@@ -69,15 +75,37 @@ def pytest_configure(config: pytest.Config) -> None:
             selection(config)
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
-    if not hasattr(config, "workerinput"):
-        workers = config.getoption("numprocesses", None)
-        count = workers if isinstance(workers, int) and workers else 1
-        config.pluginmanager.register(Record(results_directory(config), count))
+    if not hasattr(config, "workerinput") and not config.getoption("collectonly"):
+        record = Record(config.rootpath / Path(config.getoption("results")), _head(config))
+        config.pluginmanager.register(record)
+        config.stash[_RECORD] = record
 
 
-def results_directory(config: pytest.Config) -> Path:
-    """Return where records and the evidence of failures go."""
-    return config.rootpath / Path(config.getoption("results"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker of xdist which run it works for."""
+    if _RECORD in node.config.stash:
+        node.workerinput[_WORKER_KEY] = str(run_directory(node.config))
+
+
+def run_directory(config: pytest.Config) -> Path:
+    """Return where this run keeps its results and the evidence of failures."""
+    if given := getattr(config, "workerinput", None):
+        return Path(given[_WORKER_KEY])
+    return config.stash[_RECORD].directory
+
+
+def _head(config: pytest.Config) -> Head:
+    workers = config.getoption("numprocesses", None)
+    words = config.invocation_params.args
+    return describe_run(
+        ["pytest", *map(str, words)],
+        config.invocation_params.dir,
+        matrix=config.getoption("matrix") or DEFAULT_MATRIX,
+        workers=workers if isinstance(workers, int) and workers else 1,
+        whole=not any(config.getoption(name, None) for name in (*_NARROWING, *_PICKING))
+        and not any("::" in word or word.endswith(".py") for word in config.args),
+    )
 
 
 def selection(config: pytest.Config) -> Selection:

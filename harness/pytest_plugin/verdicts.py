@@ -13,9 +13,10 @@ import pytest
 from harness.config.recipes import RECIPES_VARIABLE
 from harness.errors import MissingRequirement, Verdict
 from harness.host.process import shell_line
-from harness.pytest_plugin.cells import cell_of, rows_of
-from harness.pytest_plugin.options import results_directory
-from harness.pytest_plugin.record import FAILED, plain_nodeid
+from harness.pytest_plugin.cells import cell_of, cells_of, rows_of
+from harness.pytest_plugin.options import run_directory
+from harness.pytest_plugin.record import plain_nodeid
+from harness.report.run_store import FAILED
 from harness.report.verdict import graver, verdict_of
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
@@ -52,6 +53,7 @@ def pytest_runtest_makereport(
     report.user_properties += [
         ("verdict", verdict.value),
         ("rows", " ".join(rows_of(item))),
+        ("cells", " ".join(cells_of(item))),
         *_provenance(item).items(),
         *item.stash.get(EVIDENCE, {}).items(),
     ]
@@ -86,7 +88,7 @@ def keep_evidence(item: pytest.Item) -> None:
             plugged.dump()
         machine.dump()
         directory = re.sub(r"[^\w.-]+", "_", name.rpartition("/")[2])
-        target = results_directory(item.config) / FAILED / directory
+        target = run_directory(item.config) / FAILED / directory
         shutil.rmtree(target, ignore_errors=True)
         shutil.copytree(machine.workspace.directory, target)
         evidence["evidence"] = str(target)

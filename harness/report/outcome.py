@@ -1,22 +1,13 @@
-"""What one test said, kept as one JSON line a test: the record of the last run."""
+"""What one test said: a line of a run's results."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Self
 
-from harness.errors import ConfigError, Verdict
-
-RESULTS_DIRECTORY: Final = Path("build/results")
-"""Where a run keeps its record and artifacts unless told otherwise, below the current directory."""
-
-LAST_RUN: Final = "last-run.jsonl"
-"""Name of the record in the results directory."""
+from harness.errors import Verdict
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +15,28 @@ class Outcome:
     """The verdict of one test on one kernel and machine (both "" where no guest was involved)."""
 
     test: str
+    """Its name as pytest takes it, with the kernel and the machine in brackets."""
     verdict: Verdict
     rows: tuple[str, ...] = ()
+    """Rows of the capability table that it claims."""
     kernel: str = ""
     machine: str = ""
+    cells: tuple[str, ...] = ()
+    """Every kernel and machine that the matrix has for it, whatever the run was narrowed to."""
     seconds: float = 0.0
     message: str = ""
     provenance: dict[str, str] = field(default_factory=dict)
+    """What it ran on, and what it recorded of itself (``record_property``), a seed above all."""
+
+    @property
+    def function(self) -> str:
+        """The test without its parameters."""
+        return self.test.partition("[")[0]
+
+    @property
+    def cell(self) -> str:
+        """The kernel and the machine, as in ``cells``; "" without a guest."""
+        return f"{self.kernel}-{self.machine}" if self.kernel else ""
 
     def to_json(self) -> str:
         """Return the outcome as one line of JSON."""
@@ -43,36 +49,12 @@ class Outcome:
         :raises ValueError: the line is not one.
         """
         try:
-            fields: dict[str, Any] = json.loads(line)
+            said: dict[str, Any] = json.loads(line)
+            # Another version of ours may have written it.
+            fields = {key: said[key] for key in cls.__dataclass_fields__ if key in said}
             fields["verdict"] = Verdict(fields["verdict"])
-            fields["rows"] = tuple(fields["rows"])
+            for name in ("rows", "cells"):
+                fields[name] = tuple(fields.get(name, ()))
             return cls(**fields)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not an outcome: {error}") from error
-
-
-def write_outcomes(directory: Path, outcomes: Iterable[Outcome]) -> Path:
-    """Write the record of a run in one step, so that a killed run leaves the previous one whole."""
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / LAST_RUN
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    partial.write_text("".join(outcome.to_json() + "\n" for outcome in outcomes))
-    partial.replace(path)
-    return path
-
-
-def read_outcomes(directory: Path) -> Iterator[Outcome]:
-    """Yield the outcomes of the last run; none when nothing ran yet.
-
-    :raises ConfigError: the record is damaged; the message names file and line.
-    """
-    path = directory / LAST_RUN
-    if not path.exists():
-        return
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
-        try:
-            yield Outcome.from_json(line)
-        except ValueError as error:
-            raise ConfigError(
-                f"{path}:{number}: {error}", hint="run the tests again to write a new record"
-            ) from error

@@ -21,8 +21,9 @@ import os
 import platform
 import secrets
 import shutil
+from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -65,7 +66,6 @@ class Head:
     """Whether nothing narrowed it: every test on every kernel and machine of the default matrix."""
     ended: str = ""
     """"" while it goes on, and for good when it was cut short."""
-    verdicts: dict[str, int] = field(default_factory=dict)
 
 
 def describe_run(
@@ -95,16 +95,12 @@ class RunWriter:
         self.directory = directory
         self.head = head
         self._results = results
-        self._verdicts = dict.fromkeys(Verdict, 0)
-
-    @property
-    def verdicts(self) -> dict[str, int]:
-        """How many tests came to each verdict so far; no zeros."""
-        return {verdict.value: count for verdict, count in self._verdicts.items() if count}
+        self.verdicts: Counter[str] = Counter()
+        """How many tests came to each verdict so far."""
 
     def add(self, outcome: Outcome) -> None:
         """Keep a result. It outlives this process from here on."""
-        self._verdicts[outcome.verdict] += 1
+        self.verdicts[outcome.verdict.value] += 1
         line = f"{outcome.to_json()}\n".encode()
         while line:
             line = line[os.write(self._results, line) :]
@@ -118,7 +114,6 @@ class RunWriter:
         self.head = dataclasses.replace(
             self.head,
             ended=now.isoformat(timespec="seconds"),
-            verdicts=self.verdicts,
             whole=self.head.whole and whole,
         )
         _write_head(self.directory, self.head)
@@ -200,6 +195,11 @@ class Run:
     def outcomes(self) -> tuple[Outcome, ...]:
         """The outcomes in the order they came."""
         return self.results[0]
+
+    @property
+    def verdicts(self) -> dict[str, int]:
+        """How many tests came to each verdict; no zeros."""
+        return dict(Counter(outcome.verdict.value for outcome in self.outcomes))
 
     @property
     def has_guest(self) -> bool:

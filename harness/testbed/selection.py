@@ -33,20 +33,29 @@ class Selection:
     def cells(
         self, kernels: Sequence[str] | None = None, machines: Sequence[str] | None = None
     ) -> list[Cell]:
-        """Return the cells of a test.
+        """Return the cells on which a test runs.
 
         :param kernels: those that the test is for.
         :param machines: those that the test is for, in the matrix or not.
         :raises ConfigError: there is no such kernel or machine.
         """
-        _all_known(self.kernels, kernels or (), what="kernel")
-        _all_known(self.machines, machines or (), what="machine")
         return [
             cell
-            for cell in self.matrix.cells(self.kernels, kernels=kernels, machines=machines)
+            for cell in self.matrix_cells(kernels, machines)
             if not self.only_kernels or cell.kernel in self.only_kernels
             if not self.only_machines or cell.machine in self.only_machines
         ]
+
+    def matrix_cells(
+        self, kernels: Sequence[str] | None = None, machines: Sequence[str] | None = None
+    ) -> list[Cell]:
+        """Return the cells that the matrix has for a test; the command line does not narrow them.
+
+        The arguments and errors are those of :meth:`cells`.
+        """
+        _all_known(self.kernels, kernels or (), what="kernel")
+        _all_known(self.machines, machines or (), what="machine")
+        return self.matrix.cells(self.kernels, kernels=kernels, machines=machines)
 
 
 def make_selection(

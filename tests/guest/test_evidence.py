@@ -13,7 +13,8 @@ from harness.cli.main import main
 from harness.errors import Verdict
 from harness.host.deadline import Deadline
 from harness.host.process import run
-from harness.report.outcome import Outcome, read_outcomes
+from harness.report.outcome import Outcome
+from harness.report.run_store import kept_runs
 
 # One worker runs the failing tests, once.
 pytestmark = pytest.mark.xdist_group("evidence")
@@ -84,10 +85,8 @@ def failing_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 @pytest.fixture
 def outcomes(failing_run: tuple[Path, str]) -> dict[str, Outcome]:
     """Return test name to outcome."""
-    return {
-        item.test.partition("::")[2].partition("[")[0]: item
-        for item in read_outcomes(failing_run[0])
-    }
+    (kept,) = kept_runs(failing_run[0])
+    return {item.function.partition("::")[2]: item for item in kept.outcomes}
 
 
 @pytest.mark.parametrize(
@@ -113,7 +112,7 @@ def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
     failing_run: tuple[Path, str],
 ) -> None:
     results, printed = failing_run
-    (evidence,) = (results / "failed").glob("*test_kernel_debian*")
+    (evidence,) = results.glob("runs/*/failed/*test_kernel_debian*")
     kept = {path.name for path in evidence.iterdir()}
     assert kept >= {
         "boot.log",

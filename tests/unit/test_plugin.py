@@ -8,7 +8,8 @@ import pytest
 
 from harness.errors import Verdict
 from harness.pytest_plugin.record import plain_nodeid
-from harness.report.outcome import Outcome, read_outcomes
+from harness.report.outcome import Outcome
+from harness.report.run_store import kept_runs
 
 VERDICTS = """
 import pytest
@@ -57,10 +58,10 @@ def outcomes(pytester: pytest.Pytester, *options: str) -> dict[str, tuple[Outcom
     cases = {
         case.get("name"): case for case in ET.parse(pytester.path / "junit.xml").iter("testcase")
     }
-    found = read_outcomes(pytester.path / "results")
+    (run,) = kept_runs(pytester.path / "results")
     return {
         (name := outcome.test.partition("::test_")[2]): (outcome, cases[f"test_{name}"])
-        for outcome in found
+        for outcome in run.outcomes
     }
 
 

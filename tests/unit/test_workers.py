@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import Verdict
-from harness.report.outcome import read_outcomes
+from harness.report.run_store import kept_runs
 
 SINGLE = """
 import os, pytest
@@ -39,7 +39,8 @@ def test_the_loss_of_a_worker_loses_one_test(
     words = ("-n", str(workers), "--dist", "loadgroup", "-p", "no:cacheprovider")
     result = pytester.runpytest_subprocess(*words, "--results", "results", timeout=60)
     result.assert_outcomes(passed=5, failed=1)
-    verdicts = {item.test: item.verdict for item in read_outcomes(pytester.path / "results")}
+    (run,) = kept_runs(pytester.path / "results")
+    verdicts = {item.test: item.verdict for item in run.outcomes}
     assert len(verdicts) == 6
     (lost,) = (test for test, verdict in verdicts.items() if verdict is not Verdict.PASS)
     assert lost.endswith(f"[{dies}]")
