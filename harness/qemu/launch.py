@@ -49,8 +49,6 @@ def running_machine(
 ) -> Iterator[Machine]:
     """Hold a machine whose QEMU runs and whose guest boots, or continues; it is ended at exit.
 
-    Enter it in a thread that lives as long as the machine: QEMU dies with the thread.
-
     :param qemu: QEMU's path, or a loader with arguments in front of it.
     :param alarm: says which disaster a console line announces, or None.
     :param devices: plugged in from the start, see :func:`~harness.qemu.command.vfio_user_device`;
