@@ -5,16 +5,20 @@ from __future__ import annotations
 
 import bisect
 import errno
-import mmap
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from harness.spec.vfio import DmaMapFlags
+from harness.vfio_user.client_file import FilePages, OwnMemory
 
-MAX_MAPS: Final = 65535
-"""Ranges kept at a time."""
+MAX_MAPS: Final = 16384
+"""Ranges kept at a time.
+
+A quarter of the mappings that the kernel lets a process have (vm.max_map_count, 65530): each range
+with a descriptor is one. They need no descriptors, of which a process may have as few as 1024.
+"""
 PAGE_SIZE: Final = 4096
 """Granularity of ranges, in bytes."""
 
@@ -31,7 +35,7 @@ class Mapping:
     address: int
     size: int
     flags: DmaMapFlags
-    pages: mmap.mmap | None = None
+    pages: FilePages | None = None
 
     @property
     def end(self) -> int:
@@ -59,6 +63,7 @@ class GuestMemory:
         self._ask_read = ask_read
         self._ask_write = ask_write
         self._direct = direct
+        self._own: OwnMemory | None = None
         self._lock = threading.Lock()
         self._starts: list[int] = []
         self._mappings: list[Mapping] = []  # by address, as _starts
@@ -76,7 +81,7 @@ class GuestMemory:
 
         :raises OSError: EINVAL for a range that is empty, unaligned or wraps, for no access right,
             or for a file that is too short; EEXIST when it overlaps another; ENOSPC when there are
-            ``MAX_MAPS``; what mmap(2) says otherwise.
+            ``MAX_MAPS``; what :class:`FilePages` says of the descriptor.
         """
         if not size or (address | size) % PAGE_SIZE or address + size > 1 << 64:
             raise OSError(errno.EINVAL, f"range {address:#x}+{size:#x} is no run of pages")
@@ -93,7 +98,8 @@ class GuestMemory:
                 raise OSError(errno.ENOSPC, f"more than {MAX_MAPS} ranges")
             pages = None
             if fd is not None and self._direct:
-                pages = _map_file(fd, size, flags, fd_offset)
+                self._own = self._own or OwnMemory()
+                pages = FilePages(self._own, fd, size, flags, fd_offset)
             self._starts.insert(place, address)
             self._mappings.insert(place, Mapping(address, size, flags, pages))
 
@@ -118,9 +124,12 @@ class GuestMemory:
             self._drop(first, last)
 
     def clear(self) -> None:
-        """Take away every range."""
+        """Take away every range; what was held for them is given back."""
         with self._lock:
             self._drop(0, len(self._mappings))
+            if self._own is not None:
+                self._own.close()
+                self._own = None
 
     def _drop(self, first: int, last: int) -> None:
         for mapping in self._mappings[first:last]:
@@ -145,16 +154,17 @@ class GuestMemory:
     def read(self, address: int, count: int) -> bytes:
         """Return ``count`` bytes of client memory.
 
-        :raises OSError: the client refused; ``errno`` is its answer.
+        :raises OSError: EFAULT beyond the end of the address space, or where the client has cut
+            its file short; else the client refused, and ``errno`` is its answer.
         """
+        _check_range(address, count)
         result = bytearray()
         while count:
             with self._lock:
                 size, mapping = self._piece(address, count, DmaMapFlags.READ)
                 if mapping is not None:
                     assert mapping.pages is not None
-                    offset = address - mapping.address
-                    result += mapping.pages[offset : offset + size]
+                    result += mapping.pages.read(address - mapping.address, size)
             if mapping is None:
                 result += self._ask_read(address, size)
             address += size
@@ -164,31 +174,21 @@ class GuestMemory:
     def write(self, address: int, data: bytes) -> None:
         """Write client memory.
 
-        :raises OSError: the client refused; ``errno`` is its answer. What precedes the refused part
-            may have been written.
+        :raises OSError: as :meth:`read`. What precedes the refused part may have been written.
         """
+        _check_range(address, len(data))
         while data:
             with self._lock:
                 size, mapping = self._piece(address, len(data), DmaMapFlags.WRITE)
                 if mapping is not None:
                     assert mapping.pages is not None
-                    offset = address - mapping.address
-                    mapping.pages[offset : offset + size] = data[:size]
+                    mapping.pages.write(address - mapping.address, data[:size])
             if mapping is None:
                 self._ask_write(address, data[:size])
             address += size
             data = data[size:]
 
 
-def _map_file(fd: int, size: int, flags: DmaMapFlags, offset: int) -> mmap.mmap:
-    """Map a part of a file as DMA may access it. The file descriptor stays the caller's.
-
-    :raises OSError: EINVAL when the offset is unaligned or the file too short; what mmap(2) says.
-    """
-    access = (mmap.PROT_READ if flags & DmaMapFlags.READ else 0) | (
-        mmap.PROT_WRITE if flags & DmaMapFlags.WRITE else 0
-    )
-    try:
-        return mmap.mmap(fd, size, flags=mmap.MAP_SHARED, prot=access, offset=offset)
-    except (ValueError, OverflowError) as error:  # longer than the file; beyond ssize_t
-        raise OSError(errno.EINVAL, f"cannot map {size:#x} bytes at {offset:#x}: {error}") from None
+def _check_range(address: int, count: int) -> None:
+    if address + count > 1 << 64:
+        raise OSError(errno.EFAULT, f"{address:#x}+{count:#x} leaves the address space")

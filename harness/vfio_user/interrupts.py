@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import errno
 import os
-import select
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Final
 
 from harness.spec.vfio import IrqInfoFlags, IrqSetFlags
 from harness.vfio_user.device import IrqIndex
+from harness.vfio_user.eventfd import is_eventfd, signaller
 from harness.vfio_user.wire import IrqSet
 
 _DATA: Final = IrqSetFlags.DATA_NONE | IrqSetFlags.DATA_BOOL | IrqSetFlags.DATA_EVENTFD
@@ -42,6 +42,7 @@ class Interrupts:
 
     def __init__(self, irqs: Sequence[IrqIndex]):
         self._irqs = tuple(irqs)
+        self._signal = signaller().signal
         self._lock = threading.Lock()
         self._vectors = [[_Vector({}) for _ in range(irq.count)] for irq in self._irqs]
 
@@ -100,7 +101,7 @@ class Interrupts:
         if len(fds) not in (0, request.count):
             raise OSError(errno.EINVAL, f"{len(fds)} eventfds for {request.count} vectors")
         for fd in fds:
-            if os.readlink(f"/proc/self/fd/{fd}") != "anon_inode:[eventfd]":
+            if not is_eventfd(fd):
                 raise OSError(errno.EINVAL, "a file descriptor that is not an eventfd")
 
     def _disable(self, index: int) -> None:
@@ -131,7 +132,7 @@ class Interrupts:
             changed = vector.masked != mask
             vector.masked = mask
             if changed and (fd := vector.fds.get(action)) is not None:
-                _signal(fd)
+                self._signal(fd)
             if not mask and vector.pending:
                 self._raise(index, vector)
 
@@ -139,7 +140,7 @@ class Interrupts:
         """Signal an unmasked interrupt. The caller holds the lock."""
         vector.pending = False
         if (fd := vector.fds.get(IrqSetFlags.ACTION_TRIGGER)) is not None:
-            _signal(fd)
+            self._signal(fd)
             if self._irqs[index].flags & IrqInfoFlags.AUTOMASKED:
                 vector.masked = True
 
@@ -164,11 +165,3 @@ class Interrupts:
         """Close every eventfd; nothing is wired any more."""
         for index in range(len(self._irqs)):
             self._disable(index)
-
-
-def _signal(fd: int) -> None:
-    """Add 1 to an eventfd, unless the client has filled it: a write would block then."""
-    poll = select.poll()
-    poll.register(fd, select.POLLOUT)
-    if poll.poll(0):
-        os.eventfd_write(fd, 1)

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.spec.vfio import Command
+from harness.vfio_user import guest_memory
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer
 from harness.vfio_user.wire import Capabilities, DeviceInfo, Version
@@ -48,7 +49,7 @@ def test_the_answer_names_what_was_proposed_and_nothing_else(fresh: Client) -> N
 def test_a_client_that_proposes_everything_learns_every_limit(client: Client) -> None:
     assert client.peer.max_msg_fds == 16
     assert client.peer.max_data_xfer_size == 1 << 20
-    assert client.peer.max_dma_maps == 65535
+    assert client.peer.max_dma_maps == guest_memory.MAX_MAPS
     assert client.peer.pgsizes == 4096
     assert client.peer.write_multiple
 

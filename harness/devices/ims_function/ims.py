@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import mmap
 import os
 
@@ -27,8 +28,11 @@ class ImsStore:
         self._mapping: mmap.mmap | None = None
         buffer: bytearray | mmap.mmap = bytearray(BAR_IMS_SIZE)
         if mapped:
-            self.fd = os.memfd_create("ims")
+            self.fd = os.memfd_create("ims", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
             os.ftruncate(self.fd, BAR_IMS_SIZE)
+            # The client is given this very file: could it cut it short, we would die of SIGBUS.
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
             buffer = self._mapping = mmap.mmap(self.fd, BAR_IMS_SIZE)
         self._table = MessageTable(buffer, count)
 
