@@ -17,6 +17,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from harness.errors import ProtocolError
@@ -25,9 +26,12 @@ from harness.vfio_user.wire import HEADER, MAX_MESSAGE, Message
 Observer = Callable[[str, Message], None]
 """Told of every message: ``"<-"`` received or ``"->"`` sent. May run on any thread."""
 
-MAX_BACKLOG: Final = 64 << 20
+MAX_BACKLOG: Final = 16 << 20
 """Bytes that may wait for a peer that does not read before the connection is given up."""
+MAX_BACKLOG_FDS: Final = 64
+"""File descriptors that may wait likewise."""
 
+_CHUNK: Final = 256 << 10  # what waits is kept in pieces of this size: messages are small
 _RECEIVE_BUFFER: Final = 64 << 10
 _SCM_MAX_FD: Final = 253  # Linux include/net/scm.h: more than this in one sendmsg() is refused
 _ANCILLARY: Final = socket.CMSG_SPACE(_SCM_MAX_FD * array.array("i").itemsize)
@@ -36,6 +40,14 @@ _ANCILLARY: Final = socket.CMSG_SPACE(_SCM_MAX_FD * array.array("i").itemsize)
 def _rights(fds: Sequence[int]) -> list[tuple[int, int, array.array[int]]]:
     """Return the ancillary data that passes file descriptors."""
     return [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))]
+
+
+@dataclass(slots=True)
+class _Chunk:
+    """Bytes that wait to be sent, and the descriptors (owned) that go with the first of them."""
+
+    data: bytearray
+    fds: list[int]
 
 
 class FramingError(ProtocolError):
@@ -75,8 +87,9 @@ class Channel:
         self._fds: list[int] = []
         self._fds_lost = False
         self._send_lock = threading.Lock()
-        self._backlog: deque[tuple[bytes, list[int]]] = deque()
+        self._backlog: deque[_Chunk] = deque()
         self._backlog_size = 0
+        self._backlog_fds = 0
         self._writer: threading.Thread | None = None
         self._shut = False
 
@@ -155,12 +168,19 @@ class Channel:
             if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
                 fds = array.array("i")
                 fds.frombytes(data[: len(data) - len(data) % fds.itemsize])
-                self._fds += fds
+                self._keep(fds)
         # Room for every descriptor is given, so this is our own table of open files being full.
         if flags & socket.MSG_CTRUNC:
             self._fds_lost = True
         self._end += count
         return count > 0
+
+    def _keep(self, fds: array.array[int]) -> None:
+        """Hold descriptors for their message; no more than one sendmsg() can pass."""
+        self._fds += fds
+        while len(self._fds) > _SCM_MAX_FD:
+            os.close(self._fds.pop())
+            self._fds_lost = True
 
     def send(self, message: Message) -> None:
         """Send a message and its file descriptors, which stay the caller's.
@@ -176,7 +196,7 @@ class Channel:
             if not self._never_block:
                 self._send_all(data, message.fds)
                 return
-            if not self._backlog:
+            if self._writer is None:
                 sent = self._send_now(data, message.fds)
                 if sent == len(data):
                     return
@@ -194,18 +214,29 @@ class Channel:
         except BlockingIOError:
             return 0
 
-    def _send_all(self, data: bytes, fds: Sequence[int]) -> None:
+    def _send_all(self, data: bytes | bytearray, fds: Sequence[int]) -> None:
         sent = self._socket.sendmsg([data], _rights(fds)) if fds else 0
         if sent < len(data):
             self._socket.sendall(memoryview(data)[sent:])
 
     def _put_aside(self, data: bytes, fds: Sequence[int]) -> None:
         """Leave a message to the writer thread. The caller holds the lock."""
-        if self._backlog_size + len(data) > MAX_BACKLOG:
-            self._socket.shutdown(socket.SHUT_RDWR)
-            raise ConnectionAbortedError(f"the peer left {self._backlog_size} bytes unread")
-        self._backlog.append((data, [os.dup(fd) for fd in fds]))
-        self._backlog_size += len(data)
+        size = self._backlog_size + len(data)
+        if size > MAX_BACKLOG or self._backlog_fds + len(fds) > MAX_BACKLOG_FDS:
+            self._cut_off()
+            raise ConnectionAbortedError(f"the peer left {size} bytes unread")
+        self._backlog_size = size
+        last = self._backlog[-1] if self._backlog else None
+        # A receiver takes descriptors for those of the last message that came with them.
+        if last is not None and not fds and not last.fds and len(last.data) < _CHUNK:
+            last.data += data
+        else:
+            try:
+                self._backlog.append(_Chunk(bytearray(data), [os.dup(fd) for fd in fds]))
+            except OSError:
+                self._cut_off()  # part of a message may have been sent
+                raise
+            self._backlog_fds += len(fds)
         if self._writer is None:
             self._writer = threading.Thread(target=self._write_backlog, name="vfio-user writer")
             self._writer.start()
@@ -217,17 +248,34 @@ class Channel:
                 if not self._backlog:
                     self._writer = None
                     return
-                data, fds = self._backlog[0]
+                chunk = self._backlog.popleft()
             with contextlib.suppress(OSError):  # the receiving thread sees the end as well
-                self._send_all(data, fds)
-            with self._send_lock:
-                self._backlog.popleft()
-                self._backlog_size -= len(data)
-            for fd in fds:
+                self._send_all(chunk.data, chunk.fds)
+            for fd in chunk.fds:
                 os.close(fd)
+            with self._send_lock:
+                self._backlog_size -= len(chunk.data)
+                self._backlog_fds -= len(chunk.fds)
+
+    def _cut_off(self) -> None:
+        """End the connection and drop what waits for the peer. The caller holds the lock."""
+        self._shut = True
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        for chunk in self._backlog:
+            self._backlog_size -= len(chunk.data)
+            self._backlog_fds -= len(chunk.fds)
+            for fd in chunk.fds:
+                os.close(fd)
+        self._backlog.clear()
 
     def shutdown(self) -> None:
         """End the connection: a thread in :meth:`receive` returns None, senders get an error."""
+        if self._never_block:
+            with self._send_lock:
+                self._cut_off()
+            return
+        # Whoever holds the lock may be waiting for the peer: this is what ends the wait.
         self._shut = True
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)

@@ -17,13 +17,13 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 from harness.host.deadline import Deadline
 from harness.vfio_user.channel import Channel, Observer
 from harness.vfio_user.device import Device
 from harness.vfio_user.session import Session
-from harness.vfio_user.wire import Message, describe
+from harness.vfio_user.wire import Described, Message, describe, shortened
 
 log = logging.getLogger(__name__)
 
@@ -37,11 +37,15 @@ class Transcript:
     """Every message of a connection, decoded: to the logger at DEBUG, and to a file if given.
 
     The file has the first ``TRANSCRIPT_HEAD`` messages as they happen; of what follows only the
-    last ``TRANSCRIPT_TAIL`` are kept, as they are, and decoded when the connection is closed.
+    last ``TRANSCRIPT_TAIL`` are kept, and decoded when the connection is closed. When it cannot be
+    written (the disk is full) it ends there, and the server goes on.
+
+    :param path: the file, which is replaced; None: there is none.
     """
 
-    def __init__(self, file: TextIO | None):
-        self._file = file
+    def __init__(self, path: Path | None):
+        # Line-buffered: what was said is there when the harness is killed.
+        self._file = path.open("w", buffering=1) if path else None
         self._count = 0
         self._start = time.monotonic()
         self._tail: deque[tuple[float, str, Message]] = deque(maxlen=TRANSCRIPT_TAIL)
@@ -52,16 +56,27 @@ class Transcript:
         return self._observe if self._file or log.isEnabledFor(logging.DEBUG) else None
 
     def _observe(self, direction: str, message: Message) -> None:
-        log.debug("%s %s", direction, _Described(message))
+        log.debug("%s %s", direction, Described(message))
         if self._file is None:
             return
         now = time.monotonic() - self._start
         with self._lock:
             self._count += 1
             if self._count <= TRANSCRIPT_HEAD:
-                self._file.write(f"{now:12.6f} {direction} {describe(message)}\n")
+                self._write(f"{now:12.6f} {direction} {describe(message)}\n")
             else:
-                self._tail.append((now, direction, message))
+                self._tail.append((now, direction, shortened(message)))
+
+    def _write(self, line: str) -> None:
+        if self._file is None:
+            return
+        try:
+            self._file.write(line)
+        except OSError as error:
+            log.warning("the transcript ends after %d messages: %s", self._count, error)
+            with contextlib.suppress(OSError):  # what it could not write, again
+                self._file.close()
+            self._file = None
 
     def close(self) -> None:
         """Write what was kept for the end, and say what is missing."""
@@ -69,19 +84,11 @@ class Transcript:
             return
         left_out = self._count - TRANSCRIPT_HEAD - len(self._tail)
         if left_out > 0:
-            self._file.write(f"... {left_out} messages left out ...\n")
+            self._write(f"... {left_out} messages left out ...\n")
         for now, direction, message in self._tail:
-            self._file.write(f"{now:12.6f} {direction} {describe(message)}\n")
-
-
-class _Described:
-    """A message that is decoded only if a log handler wants its text."""
-
-    def __init__(self, message: Message):
-        self._message = message
-
-    def __str__(self) -> str:
-        return describe(self._message)
+            self._write(f"{now:12.6f} {direction} {describe(message)}\n")
+        if self._file is not None:
+            self._file.close()
 
 
 class DeviceServer:
@@ -193,10 +200,12 @@ class DeviceServer:
         return self._closing or self._finished.is_set()
 
     def _fail(self, error: Exception) -> None:
-        log.error("the device failed", exc_info=error)
         with self._lock:
-            if self._failure is None:
+            first = self._failure is None
+            if first:
                 self._failure = error
+        # One is enough to look at; a client can bring them about as fast as it can write.
+        log.log(logging.ERROR if first else logging.DEBUG, "the device failed", exc_info=error)
 
     def close(self) -> None:
         """Cut the client off, and end both threads. Work that has not begun is dropped."""
@@ -237,9 +246,7 @@ def device_server(
     """
     with contextlib.ExitStack() as stack:
         stack.callback(connection.close)
-        # Line-buffered: what was said is there when the harness is killed.
-        file = stack.enter_context(transcript.open("w", buffering=1)) if transcript else None
-        messages = Transcript(file)
+        messages = Transcript(transcript)
         stack.callback(messages.close)
         server = DeviceServer(device, connection, messages, direct_dma)
         stack.callback(server.close)

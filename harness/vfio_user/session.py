@@ -44,8 +44,9 @@ from harness.vfio_user.description import Description
 from harness.vfio_user.device import Device
 from harness.vfio_user.guest_memory import GuestMemory
 from harness.vfio_user.interrupts import Interrupts
+from harness.vfio_user.limited_log import LimitedLog
 from harness.vfio_user.requests import Requests
-from harness.vfio_user.wire import Capabilities, Message
+from harness.vfio_user.wire import Capabilities, Described, Message
 
 log = logging.getLogger(__name__)
 
@@ -100,6 +101,7 @@ class Session:
     ):
         self.state = State.NEGOTIATING
         self.peer = Capabilities()
+        self._log = LimitedLog(log)
         self._requests = Requests(channel.send)
         self.memory = GuestMemory(self._requests.read, self._requests.write, direct=direct_dma)
         self.interrupts = Interrupts(device.irqs)
@@ -135,7 +137,7 @@ class Session:
             while (message := self._channel.receive()) is not None:
                 self.handle(message)
         except FramingError as error:
-            log.warning("%s; closing the connection", error)
+            self._log.log(logging.WARNING, "%s; closing the connection", error)
             self._reply(error.header, error.header.error_reply(errno.EINVAL))
         finally:
             self._end()
@@ -145,7 +147,7 @@ class Session:
         try:
             if message.is_reply:
                 if not self._requests.complete(message):
-                    log.warning("a reply to nothing: %s", wire.describe(message))
+                    self._log.log(logging.WARNING, "a reply to nothing: %s", Described(message))
                 return
             answer = self._dispatch(message)
         except OSError as error:
@@ -176,16 +178,16 @@ class Session:
             raise ProtocolError(f"{wire.command_name(command)} while {self.state.value}")
         return handler(message)
 
-    @staticmethod
-    def _refuse(message: Message, number: int, why: Exception) -> Message:
-        log.info("%s: %s: %s", wire.describe(message), wire.errno_name(number), why)
+    def _refuse(self, message: Message, number: int, why: Exception) -> Message:
+        name = wire.errno_name(number)
+        self._log.log(logging.INFO, "%s: %s: %s", Described(message), name, why)
         return message.error_reply(number)
 
     def _reply(self, message: Message, answer: Message) -> None:
         try:
             self._channel.send(answer)
         except OSError as error:  # its end is noticed in receive()
-            log.info("no reply to %s: %s", wire.describe(message), error)
+            self._log.log(logging.INFO, "no reply to %s: %s", Described(message), error)
 
     def _end(self) -> None:
         attached = self.state is State.READY
@@ -297,7 +299,8 @@ class Session:
                 # As write(2): the error when nothing was done, else how much was.
                 if not done:
                     raise
-                log.info("write %d of %d failed: %s", done, total.count, error)
+                text = "write %d of %d failed: %s"
+                self._log.log(logging.INFO, text, done, total.count, error)
                 return message.reply(wire.WriteCount(done).pack())
         return message.reply(total.pack())
 

@@ -41,6 +41,8 @@ MAX_MESSAGE: Final = MAX_DATA + 4096
 
 SHOWN_DATA: Final = 32
 """Bytes of data that :func:`describe` prints."""
+SHOWN_TEXT: Final = 512
+"""The same where the data is text."""
 
 _REPLY: Final = int(MessageFlags.REPLY)
 _NO_REPLY: Final = int(MessageFlags.NO_REPLY)
@@ -63,6 +65,8 @@ class Message:
     fds: list[int] = field(default_factory=list)
     fds_lost: bool = False
     """More file descriptors were sent than arrived (SCM_RIGHTS was truncated)."""
+    left_out: int = 0
+    """Bytes of the payload that are not kept here; see :func:`shortened`."""
 
     def pack(self) -> bytes:
         """Return the message as it goes over the socket, without its file descriptors."""
@@ -406,6 +410,7 @@ _HEADS: Final[dict[int, type[Payload]]] = {
     Command.DMA_WRITE: DmaAccess,
     Command.REGION_WRITE_MULTI: WriteCount,
 }
+_SHOWN_PAYLOAD: Final = SHOWN_TEXT + Version.FORMAT.size  # more than any other head with its data
 _IN_DECIMAL: Final = ("argsz", "count", "index", "region", "start", "major", "minor")
 
 
@@ -420,6 +425,23 @@ def command_name(number: int) -> str:
 def errno_name(number: int) -> str:
     """Return the name of an errno, its number when it has none."""
     return errno.errorcode.get(number, str(number))
+
+
+def shortened(message: Message) -> Message:
+    """Return a copy that keeps no more of the payload than :func:`describe` shows."""
+    kept = message.payload[:_SHOWN_PAYLOAD]
+    fds = list(message.fds)
+    left_out = len(message.payload) - len(kept)
+    return Message(
+        message.id,
+        message.command,
+        message.flags,
+        kept,
+        message.error,
+        fds,
+        message.fds_lost,
+        left_out,
+    )
 
 
 def describe(message: Message) -> str:
@@ -438,9 +460,10 @@ def describe(message: Message) -> str:
                 value = getattr(decoded, name)
                 parts.append(f"{name}={value if name in _IN_DECIMAL else hex(value)}")
     if rest:
-        more = f"... {len(rest)} bytes" if len(rest) > SHOWN_DATA else ""
+        size = len(rest) + message.left_out
+        more = f"... {size} bytes" if size > SHOWN_DATA else ""
         is_text = message.command == Command.VERSION
-        shown = repr(rest[:512]) if is_text else rest[:SHOWN_DATA].hex()
+        shown = repr(rest[:SHOWN_TEXT]) if is_text else rest[:SHOWN_DATA].hex()
         parts.append(f"data={shown}{more}")
     if message.fds:
         parts.append(f"fds={len(message.fds)}")
@@ -449,3 +472,13 @@ def describe(message: Message) -> str:
     if not message.wants_reply:
         parts.append("(no reply)")
     return " ".join(parts)
+
+
+class Described:
+    """A message that is decoded only if a log handler wants its text."""
+
+    def __init__(self, message: Message):
+        self._message = message
+
+    def __str__(self) -> str:
+        return describe(self._message)
