@@ -151,8 +151,9 @@ static int op_ssh(struct request *request)
 	if ((error = needed(request, "client_key")) ||
 	    (error = hex(request, "host_key", host_key, sizeof(host_key), &count)))
 		return error;
-	snprintf(client_key, sizeof(client_key), "ssh-ed25519 %s imsh\n",
-		 find(request, "client_key"));
+	if ((size_t)snprintf(client_key, sizeof(client_key), "ssh-ed25519 %s imsh\n",
+			     find(request, "client_key")) >= sizeof(client_key))
+		return fail(request, ERANGE, "client_key: longer than any such key");
 	if ((error = write_file(request, HOST_KEY, host_key, count)) ||
 	    (error = write_file(request, CLIENT_KEY, client_key, strlen(client_key))))
 		return error;

@@ -16,6 +16,9 @@
 /* Of 700 bytes each, on the stack. */
 #define IRQS_AT_ONCE	64
 
+/* Nobody can take a request back: one that waits has to end. */
+#define WAIT_MAX_MS	60000
+
 static const char * const store_names[] = {
 	[IMSTEST_STORE_MSI]	= "msi",
 	[IMSTEST_STORE_MSIX]	= "msix",
@@ -49,11 +52,16 @@ static int parse_index(struct request *request, uint32_t *index)
 {
 	const char *word = find(request, "index");
 
+	int error;
+
 	if (word && !strcmp(word, "any")) {
 		*index = IMSTEST_ANY;
 		return 0;
 	}
-	return number(request, "index", index, 0);
+	error = number(request, "index", index, 0);
+	if (!error && *index == IMSTEST_ANY)
+		return fail(request, ERANGE, "index=%s: no store is that large", word);
+	return error;
 }
 
 static int control_fd(struct request *request)
@@ -280,6 +288,8 @@ static int op_function(struct request *request)
 	if ((error = number(request, "function", &facts.function, 0)) ||
 	    (error = number(request, "wait", &wait, 0)))
 		return error;
+	if (wait > WAIT_MAX_MS)
+		return fail(request, ERANGE, "wait=%u: more than %d ms", wait, WAIT_MAX_MS);
 	/* The driver core announces a bound driver to udev only, which is not here. */
 	while ((error = control(request, IMSTEST_IOC_FUNCTION, &facts)) == ENODEV && wait--)
 		usleep(1000);
@@ -289,6 +299,8 @@ static int op_function(struct request *request)
 	json_string("slot", facts.slot);
 	json_string("msi_parent", facts.msi_parent);
 	json_bool("remapping", facts.features & IMSTEST_HAS_REMAPPING);
+	json_string("ims_domain", !(facts.features & IMSTEST_HAS_IMS) ? "none" :
+				  facts.features & IMSTEST_IMS_BY_KERNEL ? "kernel" : "module");
 	json_bool("dynamic_msix", facts.features & IMSTEST_HAS_DYNAMIC_MSIX);
 	json_bool("ims_mapped", facts.features & IMSTEST_IMS_MAPPED);
 	json_unsigned("msi_max", facts.msi_max);

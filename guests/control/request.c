@@ -44,8 +44,10 @@ int number(struct request *request, const char *name, uint32_t *value, uint32_t 
 		return 0;
 	errno = 0;
 	parsed = strtoull(word, &end, 0);
-	if (errno || *end || *word < '0' || *word > '9' || parsed > UINT32_MAX)
-		return fail(request, EINVAL, "%s=%s: not a number from 0 to %u", name, word,
+	if (*end || *word < '0' || *word > '9')
+		return fail(request, EINVAL, "%s=%s: not a number", name, word);
+	if (errno || parsed > UINT32_MAX)
+		return fail(request, ERANGE, "%s=%s: not a number from 0 to %u", name, word,
 			    UINT32_MAX);
 	*value = parsed;
 	return 0;

@@ -55,7 +55,7 @@ const char *find(const struct request *request, const char *name);
 /* 0 when a key is given, else EINVAL. */
 int needed(struct request *request, const char *name);
 
-/* The number of a key, or @fallback. Returns 0 or EINVAL. */
+/* The number of a key, or @fallback. Returns 0, EINVAL for what is no number, or ERANGE. */
 int number(struct request *request, const char *name, uint32_t *value, uint32_t fallback);
 
 /* Split a line into words, in place. Returns 0 or EINVAL. */

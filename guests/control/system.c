@@ -111,7 +111,8 @@ static int parse_slot(struct request *request, char *slot, size_t size)
 	int error = ENODEV;
 
 	if (word) {
-		snprintf(slot, size, "%s", word);
+		if ((size_t)snprintf(slot, size, "%s", word) >= size)
+			return fail(request, ERANGE, "slot: longer than any PCI name");
 		return 0;
 	}
 	directory = opendir(PCI_DEVICES);

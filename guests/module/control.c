@@ -260,6 +260,8 @@ static int imstest_function_facts(struct imstest_function *function,
 #endif
 	if (imstest_read(function, IMSTEST_IMS_CAPABILITY) & IMSTEST_IMS_CAPABILITY_MAPPED)
 		facts->features |= IMSTEST_IMS_MAPPED;
+	if (function->ims_ready)
+		facts->features |= IMSTEST_HAS_IMS | (HAVE_PCI_IMS ? IMSTEST_IMS_BY_KERNEL : 0);
 
 	strscpy(facts->slot, pci_name(pdev), sizeof(facts->slot));
 	strscpy(facts->msi_parent, function->msi_parent->name, sizeof(facts->msi_parent));
@@ -429,16 +431,20 @@ err_exit:
 /**
  * imstest_control_remove() - close a function to user space, and free all it has
  * @function:	the function
+ *
+ * Afterwards the device sends nothing any more. Doing it twice does no harm: a
+ * function that was shut down may still be removed.
  */
 void imstest_control_remove(struct imstest_function *function)
 {
 	struct imstest_hold hold = {};
 
+	WRITE_ONCE(function->leaving, true);
 	mutex_lock(&imstest_lock);
-	xa_erase(&imstest_functions, function->number);
+	xa_cmpxchg(&imstest_functions, function->number, function, NULL, GFP_KERNEL);
+	imstest_work_queue_exit(function);
 	imstest_free_everything(function);
 	imstest_placeholders_drop(function, &hold);
-	imstest_work_queue_exit(function);
 	imstest_ims_exit(function);
 	mutex_unlock(&imstest_lock);
 }

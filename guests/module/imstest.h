@@ -6,10 +6,13 @@
  * control.c		/dev/imstest: operations on ranges of interrupts, on any store
  * interrupt.c		one interrupt: request, mask, move, its handler and its facts
  * pci_vectors.c	MSI and MSI-X: allocation, the message in the store
- * ims_domain.c		IMS: the IRQ domain, allocation, the message in the store
+ * ims.c		IMS: allocation, the message in the store
+ * ims_device_domain.c	the IRQ domain of IMS, where the kernel makes one for a device
+ * ims_own_domain.c	the IRQ domain of IMS, where it does not
  * work_queue.c		descriptors that make the device raise an interrupt
  * placeholders.c	remapping entries taken for no interrupt
  * machine.c		every interrupt of the machine, with its domain hierarchy
+ * probes.c		what the kernel offers: HAVE_* in imstest_have.h, made by Kbuild
  */
 
 #ifndef IMSTEST_H
@@ -24,21 +27,9 @@
 #include <linux/pci.h>
 #include <linux/xarray.h>
 
+#include "imstest_have.h"
 #include "imstest_regs.h"
 #include "imstest_uapi.h"
-
-/*
- * Kernels differ in one thing that this driver uses.
- *
- * Linux kernel commit 34026364df8e ("PCI/MSI: Provide post-enable dynamic
- * allocation interfaces for MSI-X") (in v6.2) adds pci_msix_alloc_irq_at(),
- * whose index argument is what MSI_ANY_INDEX was defined for.
- */
-#ifdef MSI_ANY_INDEX
-#define HAVE_DYNAMIC_MSIX	1
-#else
-#define HAVE_DYNAMIC_MSIX	0
-#endif
 
 #define IMSTEST_STORES		(IMSTEST_STORE_IMS + 1)
 #define IMSTEST_WQ_ENTRIES	64
@@ -69,8 +60,10 @@ struct imstest_work_queue {
  * @ims_entries: entries that the device has
  * @msi_parent:	domain that allocates one interrupt's way to a CPU
  * @remapping:	whether that is a remapping domain
+ * @leaving:	it is to be unbound or shut down: what waits for the device gives up
+ * @ims_ready:	there is an IMS domain
  * @ims_fwnode:	name of @ims_domain
- * @ims_domain:	IMS domain, NULL when there is no remapping
+ * @ims_domain:	IMS domain of our own, NULL where the kernel makes it
  * @ims_used:	IMS entries that are allocated
  * @ims_messages: message last written to each IMS entry
  * @desc:	what allocations in @msi_parent take the source id from
@@ -88,6 +81,8 @@ struct imstest_function {
 	u32 ims_entries;
 	struct irq_domain *msi_parent;
 	bool remapping;
+	bool leaving;
+	bool ims_ready;
 	struct fwnode_handle *ims_fwnode;
 	struct irq_domain *ims_domain;
 	DECLARE_BITMAP(ims_used, IMSTEST_IMS_ENTRIES);
@@ -166,13 +161,22 @@ void imstest_pci_free_all(struct imstest_function *function, u32 store);
 int imstest_msi_stored(struct imstest_function *function, struct imstest_stored *stored);
 int imstest_msix_stored(struct imstest_function *function, struct imstest_stored *stored);
 
-/* ims_domain.c */
+/* ims.c */
 int imstest_ims_init(struct imstest_function *function);
 void imstest_ims_exit(struct imstest_function *function);
 int imstest_ims_alloc(struct imstest_function *function, struct imstest_range *range);
 int imstest_ims_free(struct imstest_interrupt *interrupt);
 void imstest_ims_free_all(struct imstest_function *function, u32 store);
 int imstest_ims_stored(struct imstest_function *function, struct imstest_stored *stored);
+void imstest_ims_mask(struct imstest_function *function, u32 index);
+void imstest_ims_unmask(struct imstest_function *function, u32 index);
+void imstest_ims_store(struct imstest_function *function, u32 index, const struct msi_msg *msg);
+
+/* ims_device_domain.c or ims_own_domain.c */
+int imstest_ims_domain_init(struct imstest_function *function);
+void imstest_ims_domain_exit(struct imstest_function *function);
+int imstest_ims_domain_alloc(struct imstest_function *function, u32 index);
+void imstest_ims_domain_free(struct imstest_function *function, u32 index, unsigned int virq);
 
 /* work_queue.c */
 int imstest_work_queue_init(struct imstest_function *function);

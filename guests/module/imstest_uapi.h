@@ -131,11 +131,13 @@ struct imstest_stored {
 #define IMSTEST_HAS_REMAPPING	(1U << 0)	/* the MSI parent is a remapping domain */
 #define IMSTEST_HAS_DYNAMIC_MSIX (1U << 1)	/* MSI-X vectors can be added one by one */
 #define IMSTEST_IMS_MAPPED	(1U << 2)	/* the device may map its IMS array */
+#define IMSTEST_HAS_IMS		(1U << 3)	/* there is an IMS domain */
+#define IMSTEST_IMS_BY_KERNEL	(1U << 4)	/* and the kernel's PCI core made it */
 
 /**
  * struct imstest_function_facts - one function
  * @function:	in: its number
- * @features:	IMSTEST_HAS_*, IMSTEST_IMS_MAPPED
+ * @features:	IMSTEST_HAS_*, IMSTEST_IMS_*
  * @slot:	PCI name
  * @msi_parent:	name of the domain that IMS and per-device domains stack on
  * @msi_max:	messages in the MSI capability, 0: none

@@ -5,8 +5,11 @@
  */
 
 #include <linux/irq.h>
+#include <linux/irqdesc.h>
 #include <linux/irqdomain.h>
 #include <linux/irqnr.h>
+#include <linux/mutex.h>
+#include <linux/rcupdate.h>
 #include <linux/slab.h>
 #include <linux/uaccess.h>
 #include <asm/hw_irq.h>
@@ -65,6 +68,36 @@ int imstest_compose(struct irq_data *irqd, struct msi_msg *msg)
 	return -ENXIO;
 }
 
+/*
+ * Interrupts of other drivers come and go. A hierarchy that ends in the vector
+ * domain is built and undone under the mutex of that domain. Where that mutex
+ * is one of the core's own, what is undone is still told by its chip; there, an
+ * allocation of several interrupts that fails half-way is the one thing that a
+ * reader may see being freed.
+ */
+static void hierarchies_lock(void)
+{
+#if HAVE_DOMAIN_MUTEX
+	mutex_lock(&x86_vector_domain->root->mutex);
+#endif
+}
+
+static void hierarchies_unlock(void)
+{
+#if HAVE_DOMAIN_MUTEX
+	mutex_unlock(&x86_vector_domain->root->mutex);
+#endif
+}
+
+/*
+ * The core takes the chip away, under the descriptor's lock, before it frees the
+ * levels below; before there is one, it builds them. Its stand-in has no symbol.
+ */
+static bool has_chip(struct irq_data *irqd)
+{
+	return irqd->chip && strcmp(irqd->chip->name, "none");
+}
+
 static void imstest_describe_irq(struct imstest_irq *irq, unsigned int virq, struct irq_data *irqd)
 {
 	const struct irq_cfg *cfg = imstest_vector(irqd);
@@ -109,12 +142,36 @@ static void imstest_describe_irq(struct imstest_irq *irq, unsigned int virq, str
 	}
 }
 
+/* Describe an interrupt, unless there is none. The descriptor itself is freed by RCU. */
+static bool imstest_find_irq(struct imstest_irq *irq, unsigned int virq)
+{
+	struct irq_data *irqd;
+	bool found = false;
+
+	hierarchies_lock();
+	rcu_read_lock();
+	irqd = irq_get_irq_data(virq);
+	if (irqd) {
+		raw_spinlock_t *lock = &irq_data_to_desc(irqd)->lock;
+		unsigned long flags;
+
+		raw_spin_lock_irqsave(lock, flags);
+		found = has_chip(irqd);
+		if (found)
+			imstest_describe_irq(irq, virq, irqd);
+		raw_spin_unlock_irqrestore(lock, flags);
+	}
+	rcu_read_unlock();
+	hierarchies_unlock();
+	return found;
+}
+
 /**
  * imstest_machine_irqs() - describe a slice of the machine's interrupts
  * @irqs:	the slice, see struct imstest_irqs
  *
- * Interrupts of other drivers may come and go meanwhile. The core exports no
- * lock against that: the caller sees to it that the machine is quiet.
+ * Interrupts of other drivers may come and go meanwhile: each that is listed is
+ * whole, but the list is not of one moment.
  *
  * Return: 0, -EFAULT for a bad pointer, -ENOMEM.
  */
@@ -130,15 +187,11 @@ int imstest_machine_irqs(struct imstest_irqs *irqs)
 		return -ENOMEM;
 
 	for_each_irq_nr(virq) {
-		struct irq_data *irqd;
-
 		if (virq < irqs->first || count >= irqs->count)
 			continue;
 		irqs->first = virq + 1;
-		irqd = irq_get_irq_data(virq);
-		if (!irqd)
+		if (!imstest_find_irq(irq, virq))
 			continue;
-		imstest_describe_irq(irq, virq, irqd);
 		if (copy_to_user(&to[count], irq, sizeof(*irq))) {
 			ret = -EFAULT;
 			break;

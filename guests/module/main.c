@@ -94,13 +94,11 @@ static int imstest_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 	ret = imstest_control_add(function);
 	if (ret)
-		goto err_clear_master;
+		goto err_unmap;
 
 	pci_set_drvdata(pdev, function);
 	return 0;
 
-err_clear_master:
-	pci_clear_master(pdev);
 err_unmap:
 	imstest_unmap(function);
 	pci_release_regions(pdev);
@@ -111,12 +109,17 @@ err_free_function:
 	return ret;
 }
 
+/* The next kernel, or the firmware, finds a device that writes nowhere and raises nothing. */
+static void imstest_shutdown(struct pci_dev *pdev)
+{
+	imstest_control_remove(pci_get_drvdata(pdev));
+}
+
 static void imstest_remove(struct pci_dev *pdev)
 {
 	struct imstest_function *function = pci_get_drvdata(pdev);
 
 	imstest_control_remove(function);
-	pci_clear_master(pdev);
 	imstest_unmap(function);
 	pci_release_regions(pdev);
 	pci_disable_device(pdev);
@@ -134,6 +137,7 @@ static struct pci_driver imstest_driver = {
 	.id_table	= imstest_ids,
 	.probe		= imstest_probe,
 	.remove		= imstest_remove,
+	.shutdown	= imstest_shutdown,
 };
 
 static int __init imstest_init(void)

@@ -207,7 +207,7 @@ int imstest_msi_stored(struct imstest_function *function, struct imstest_stored 
 	bool wide;
 	int ret;
 
-	if (!pos || (int)stored->index >= pci_msi_vec_count(pdev))
+	if (stored->index >= max(pci_msi_vec_count(pdev), 0))
 		return -EINVAL;
 
 	ret = pci_read_config_word(pdev, pos + PCI_MSI_FLAGS, &flags);
@@ -244,11 +244,12 @@ int imstest_msi_stored(struct imstest_function *function, struct imstest_stored 
  */
 int imstest_msix_stored(struct imstest_function *function, struct imstest_stored *stored)
 {
-	void __iomem *entry = function->msix_table + stored->index * PCI_MSIX_ENTRY_SIZE;
+	void __iomem *entry;
 
-	if (!function->msix_table || (int)stored->index >= pci_msix_vec_count(function->pdev))
+	if (!function->msix_table || stored->index >= max(pci_msix_vec_count(function->pdev), 0))
 		return -EINVAL;
 
+	entry = function->msix_table + stored->index * PCI_MSIX_ENTRY_SIZE;
 	stored->address = (u64)ioread32(entry + PCI_MSIX_ENTRY_UPPER_ADDR) << 32 |
 			  ioread32(entry + PCI_MSIX_ENTRY_LOWER_ADDR);
 	stored->data = ioread32(entry + PCI_MSIX_ENTRY_DATA);

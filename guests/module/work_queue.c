@@ -6,7 +6,9 @@
 
 #include <linux/dma-mapping.h>
 #include <linux/iopoll.h>
+#include <linux/ktime.h>
 #include <linux/pci.h>
+#include <linux/sched/signal.h>
 
 #include "imstest.h"
 
@@ -15,6 +17,7 @@
 
 /* Longer than any emulated device takes; a user who wants less says so. */
 #define TIMEOUT_MAX_MS	60000
+#define STOP_MAX_US	100000
 
 static_assert(sizeof(struct imstest_work_descriptor) == 32);
 static_assert(sizeof(struct imstest_completion_record) == 16);
@@ -43,7 +46,7 @@ int imstest_work_queue_init(struct imstest_function *function)
 
 /**
  * imstest_work_queue_exit() - undo imstest_work_queue_init(), however far it came
- * @function:	the function
+ * @function:	the function; it is no bus master any more when this returns
  */
 void imstest_work_queue_exit(struct imstest_function *function)
 {
@@ -52,9 +55,11 @@ void imstest_work_queue_exit(struct imstest_function *function)
 	u32 status;
 
 	imstest_write(function, IMSTEST_CONTROL, 0);
-	/* The device stops before its memory goes: a descriptor may still be under way. */
+	/* A descriptor may still be under way, and gets its time. */
 	readl_poll_timeout(function->control + IMSTEST_STATUS, status,
-			   !(status & IMSTEST_STATUS_WQ_ACTIVE), 10, 100000);
+			   !(status & IMSTEST_STATUS_WQ_ACTIVE), 10, STOP_MAX_US);
+	/* Whatever the device makes of that: it does not write to memory that is freed. */
+	pci_clear_master(function->pdev);
 
 	if (queue->records)
 		dma_free_coherent(dev, RECORDS_BYTES, queue->records, queue->records_dma);
@@ -89,6 +94,28 @@ int imstest_work_queue_start(struct imstest_function *function)
 	return -EIO;
 }
 
+static int wait_for_record(struct imstest_function *function,
+			   const struct imstest_completion_record *record, u32 timeout_ms)
+{
+	const __le32 pending = cpu_to_le32(IMSTEST_COMPLETION_PENDING);
+	ktime_t end = ktime_add_ms(ktime_get(), timeout_ms);
+
+	for (;;) {
+		/* Before the look: whoever slept for long looks once more. */
+		bool expired = ktime_compare(ktime_get(), end) >= 0;
+
+		if (READ_ONCE(record->status) != pending)
+			return 0;
+		if (expired)
+			return -ETIMEDOUT;
+		if (READ_ONCE(function->leaving))
+			return -ENODEV;
+		if (signal_pending(current))
+			return -EINTR;
+		usleep_range(10, 20);
+	}
+}
+
 /**
  * imstest_fire() - submit one descriptor and wait for its completion record
  * @function:	the function
@@ -99,7 +126,8 @@ int imstest_work_queue_start(struct imstest_function *function)
  *
  * Return: 0 when the device has written the record, whatever its status;
  * -EINVAL for a store that a descriptor cannot hold or a time-out above a
- * minute, -ETIMEDOUT.
+ * minute, -ETIMEDOUT, -EINTR for a signal, -ENODEV when the driver is unbound
+ * meanwhile.
  */
 int imstest_fire(struct imstest_function *function, struct imstest_fire *fire)
 {
@@ -107,14 +135,14 @@ int imstest_fire(struct imstest_function *function, struct imstest_fire *fire)
 	u32 slot = queue->tail % IMSTEST_WQ_ENTRIES;
 	struct imstest_completion_record *record = &queue->records[slot];
 	dma_addr_t record_dma = queue->records_dma + slot * sizeof(*record);
-	const __le32 pending = cpu_to_le32(IMSTEST_COMPLETION_PENDING);
-	__le32 status;
 	int ret;
 
 	if (fire->store > U16_MAX || fire->timeout_ms > TIMEOUT_MAX_MS)
 		return -EINVAL;
 
-	*record = (struct imstest_completion_record) { .status = pending };
+	*record = (struct imstest_completion_record) {
+		.status	= cpu_to_le32(IMSTEST_COMPLETION_PENDING),
+	};
 	queue->ring[slot] = (struct imstest_work_descriptor) {
 		.opcode		= IMSTEST_OPCODE_INTERRUPT,
 		.store		= cpu_to_le16(fire->store),
@@ -127,8 +155,7 @@ int imstest_fire(struct imstest_function *function, struct imstest_fire *fire)
 	dma_wmb();
 	imstest_write(function, IMSTEST_WQ_TAIL, ++queue->tail);
 
-	ret = read_poll_timeout(READ_ONCE, status, status != pending, 10,
-				fire->timeout_ms * USEC_PER_MSEC, false, record->status);
+	ret = wait_for_record(function, record, fire->timeout_ms);
 	/* The device writes the status last. */
 	dma_rmb();
 	fire->status = le32_to_cpu(record->status);

@@ -18,6 +18,7 @@ from typing import Any
 from harness.config.recipes import load_machines
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError, Verdict
+from harness.guest.facts import Function
 from harness.host.workspace import Workspace, make_workspace
 from harness.report.run_store import RESULTS_DIRECTORY
 from harness.scenario import Arrival, StoreReport, drive_stores
@@ -89,7 +90,7 @@ def run(args: argparse.Namespace) -> Verdict:
         ) as vm:
             show.start(vm.provenance())
             with vm.plugged(ImsFunctionSpec(ims_mapped=args.ims == "mapped")) as plugged:
-                show.function(plugged.slot)
+                show.function(plugged.control.function())
                 for report in drive_stores(plugged):
                     show.store(report)
             vm.check_kernel_log()
@@ -125,9 +126,10 @@ class _Show:
         self._line(f"guest    Linux {provenance['kernel release']} ({provenance['kernel']})")
         self._line(f"machine  {provenance['machine']}, QEMU {provenance['qemu']}")
 
-    def function(self, slot: str) -> None:
-        self._object["function"] = slot
-        self._line(f"device   IMS function at {slot}")
+    def function(self, facts: Function) -> None:
+        self._object["function"] = facts.slot
+        self._object["ims_domain"] = facts.ims_domain
+        self._line(f"device   IMS function at {facts.slot}, IMS by the {facts.ims_domain}'s domain")
 
     def store(self, report: StoreReport) -> None:
         self._object["stores"].append(_plain(report))

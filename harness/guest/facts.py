@@ -116,6 +116,9 @@ class Function:
     """Domain that IMS and the per-device domains stand on."""
     remapping: bool
     """Whether that is a remapping domain."""
+    ims_domain: str
+    """Whose IRQ domain IMS stands on: ``kernel`` (the PCI core's), ``module`` (our own) or
+    ``none``: then there is no IMS."""
     dynamic_msix: bool
     """Whether MSI-X vectors can be added to live ones."""
     ims_mapped: bool

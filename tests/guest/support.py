@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
 from harness.spec.msi import RemappableMessage
+from harness.spec.pci import Command, Header
 from harness.spec.vtd import ENTRY_SIZE, RemappedEntry
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
@@ -59,3 +60,12 @@ def damaged(
         yield
     finally:
         vm.machine.memory.write(address, entry.pack())
+
+
+def write_command(vm: Vm, plugged: PluggedFunction, command: Command) -> None:
+    """Write the low byte of the function's Command register, past its driver."""
+    config = f"/sys/bus/pci/devices/{plugged.slot}/config"
+    vm.ssh.run(
+        f"printf '\\{command.value:03o}' |"
+        f" dd of={config} bs=1 seek={Header.COMMAND:d} conv=notrunc 2>/dev/null"
+    )

@@ -12,10 +12,14 @@ from harness.host.deadline import Deadline, wait_until
 from harness.spec import ims_function as regs
 from harness.spec.ims_function import Register, Status
 from harness.spec.interrupt import Store
+from harness.spec.pci import Command
 from harness.spec.vtd import FaultReason
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import deliver
+from tests.guest.support import deliver, write_command
+
+ENABLED = Command(memory_space=1, bus_master=1)
+"""As a driver has it: unbinding has cleared the latter."""
 
 ANSWERED_BY_THE_MODEL = (regs.BAR_CONTROL, regs.BAR_IMS)
 
@@ -40,12 +44,6 @@ def driver_comes_back(ims_device: PluggedFunction, bars: dict[int, int]) -> obje
     ims_device.control.bind(ims_device.slot)
     ims_device.set_up(Store.IMS, 2)
     deliver(ims_device, Store.IMS, 0, 1)
-
-
-def allow_bus_mastering(vm: Vm, plugged: PluggedFunction) -> None:
-    """Set Memory Space and Bus Master, as a driver would: unbinding has cleared the latter."""
-    config = f"/sys/bus/pci/devices/{plugged.slot}/config"
-    vm.ssh.run(f"printf '\\006' | dd of={config} bs=1 seek=4 conv=notrunc 2>/dev/null")
 
 
 def raise_message(
@@ -88,7 +86,7 @@ def test_accesses_of_every_size_and_offset_are_counted_and_survived(
 def test_a_work_queue_over_nothing_stops_with_an_error(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
-    allow_bus_mastering(vm, ims_device)
+    write_command(vm, ims_device, ENABLED)
     base = bars[regs.BAR_CONTROL]
 
     def poke(register: Register, value: int) -> str:
@@ -120,7 +118,7 @@ def test_a_work_queue_over_nothing_stops_with_an_error(
 def test_a_message_that_is_none_reaches_no_cpu(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
-    allow_bus_mastering(vm, ims_device)
+    write_command(vm, ims_device, ENABLED)
 
     # Nobody has this entry, and so the unit records it.
     assert "EFAULT" in raise_message(vm, ims_device, bars, 0xFEE0_1FF8, 0x31).reason
@@ -131,7 +129,7 @@ def test_a_message_that_is_none_reaches_no_cpu(
 def test_a_message_to_memory_is_a_write_like_any_other(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
-    allow_bus_mastering(vm, ims_device)
+    write_command(vm, ims_device, ENABLED)
     before = vm.machine.memory.read(LOW_PAGE, 4)
     event = raise_message(vm, ims_device, bars, LOW_PAGE, 0x31)
     after = int.from_bytes(vm.machine.memory.read(LOW_PAGE, 4), "little")

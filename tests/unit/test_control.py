@@ -139,7 +139,10 @@ def test_the_exit_status_is_zero_only_when_errno_is(imsctl: Path) -> None:
         ("alloc store=ims count=1x", "1x"),
         ("alloc store=ims count=-1", "-1"),
         ("alloc store=ims count =1", "count"),
-        ("alloc store=ims count=4294967296", "4294967296"),
+        ("alloc store=ims count=+1", "+1"),
+        ("alloc store=ims count=0x", "0x"),
+        ("alloc store=ims count=1e9", "1e9"),
+        ("alloc store=ims index=-0", "-0"),
         ("alloc store=ims index=next", "next"),
         ("alloc store=ims store=msi", "store"),
         ("move store=ims", "cpu"),
@@ -155,6 +158,29 @@ def test_a_bad_word_is_refused_and_named(pipes: Pipes, line: str, named: str) ->
     pipes.send(line.encode() + b"\n")
     reply = pipes.receive()
     assert reply["errno"] == "EINVAL"
+    assert named in reply["error"]
+    assert json.loads(pipes.ask("ping"))["errno"] == 0
+
+
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("alloc store=ims count=4294967296", "4294967296"),
+        ("alloc store=ims count=18446744073709551617", "18446744073709551617"),
+        ("fire store=ims timeout=0x10000000000000000", "0x10000000000000000"),
+        # The number that stands for "any" inside is no index from outside.
+        ("free store=ims index=4294967295", "4294967295"),
+        ("alloc store=msix index=0xffffffff", "0xffffffff"),
+        ("function wait=60001", "60001"),
+        ("cpu id=99999999999 state=online", "99999999999"),
+        ("bind slot=" + "0" * 256, "slot"),
+        ("ssh host_key=00 client_key=" + "A" * 160, "client_key"),
+    ],
+)
+def test_a_word_beyond_its_range_is_refused_and_named(pipes: Pipes, line: str, named: str) -> None:
+    pipes.send(line.encode() + b"\n")
+    reply = pipes.receive()
+    assert reply["errno"] == "ERANGE"
     assert named in reply["error"]
     assert json.loads(pipes.ask("ping"))["errno"] == 0
 

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 /*
- * The Interrupt Message Store: a hierarchical IRQ domain on the device's MSI
- * parent.
+ * The Interrupt Message Store: entries in an array of the device, and which of
+ * them are taken. Its IRQ domain stands on the device's MSI parent,
  *
  *	vector -- remapping -- IMS
  *
- * Mainline has no interface for this: x86 refuses per-device MSI domains that
- * it does not know. A plain hierarchical domain needs none.
+ * and is the kernel's where that makes one (ims_device_domain.c), else our own
+ * (ims_own_domain.c).
  *
  * An entry's message names a remapping entry and never changes while it is in
  * use. A move to another CPU rewrites the remapping entry only: no callback
@@ -16,7 +16,7 @@
 #include <linux/irq.h>
 #include <linux/irqdomain.h>
 #include <linux/pci.h>
-#include <asm/hw_irq.h>
+#include <linux/string.h>
 #include <asm/irqdomain.h>
 
 #include "imstest.h"
@@ -31,87 +31,62 @@ static void ims_write(struct imstest_function *function, u32 index, u32 field, u
 	iowrite32(value, function->ims + index * IMSTEST_IMS_ENTRY_SIZE + field);
 }
 
-static void ims_mask(struct irq_data *irqd)
+/**
+ * imstest_ims_mask() - mask an entry; once this returns, the device raises it no more
+ * @function:	the function
+ * @index:	the entry
+ */
+void imstest_ims_mask(struct imstest_function *function, u32 index)
 {
-	ims_write(irq_data_get_irq_chip_data(irqd), irqd_to_hwirq(irqd), IMSTEST_IMS_CONTROL,
-		  IMSTEST_IMS_CONTROL_MASK);
+	ims_write(function, index, IMSTEST_IMS_CONTROL, IMSTEST_IMS_CONTROL_MASK);
+	/* The write is posted. What the device sent before it is ahead of the answer. */
+	ims_read(function, index, IMSTEST_IMS_CONTROL);
 }
 
-static void ims_unmask(struct irq_data *irqd)
+/**
+ * imstest_ims_unmask() - unmask an entry
+ * @function:	the function
+ * @index:	the entry
+ */
+void imstest_ims_unmask(struct imstest_function *function, u32 index)
 {
-	ims_write(irq_data_get_irq_chip_data(irqd), irqd_to_hwirq(irqd), IMSTEST_IMS_CONTROL, 0);
+	ims_write(function, index, IMSTEST_IMS_CONTROL, 0);
 }
 
-static void ims_write_msi_msg(struct irq_data *irqd, struct msi_msg *msg)
+/**
+ * imstest_ims_store() - write the message of an entry, which is masked
+ * @function:	the function
+ * @index:	the entry
+ * @msg:	the message
+ */
+void imstest_ims_store(struct imstest_function *function, u32 index, const struct msi_msg *msg)
 {
-	struct imstest_function *function = irq_data_get_irq_chip_data(irqd);
-	u32 index = irqd_to_hwirq(irqd);
-
 	ims_write(function, index, IMSTEST_IMS_ADDRESS_LO, msg->address_lo);
 	ims_write(function, index, IMSTEST_IMS_ADDRESS_HI, msg->address_hi);
 	ims_write(function, index, IMSTEST_IMS_DATA, msg->data);
 	function->ims_messages[index] = *msg;
 }
 
-static struct irq_chip ims_chip = {
-	.name			= "IR-IMS",
-	.irq_ack		= irq_chip_ack_parent,
-	.irq_mask		= ims_mask,
-	.irq_unmask		= ims_unmask,
-	.irq_retrigger		= irq_chip_retrigger_hierarchy,
-	.irq_set_affinity	= irq_chip_set_affinity_parent,
-	.irq_write_msi_msg	= ims_write_msi_msg,
-	.flags			= IRQCHIP_SKIP_SET_WAKE | IRQCHIP_AFFINITY_PRE_STARTUP,
-};
-
-static int ims_domain_alloc(struct irq_domain *domain, unsigned int virq, unsigned int nr_irqs,
-			    void *arg)
+/*
+ * Whether a domain is that of a remapping unit. Others stand on the vector
+ * domain too, those of PCI host bridges that hide in another function (VMD) or
+ * in a hypervisor.
+ */
+static bool is_remapping(const struct irq_domain *domain)
 {
-	struct irq_alloc_info *info = arg;
-	int ret;
-
-	/* The remapping domain gives out one entry a call for this kind. */
-	if (WARN_ON_ONCE(nr_irqs != 1))
-		return -EINVAL;
-
-	ret = irq_domain_alloc_irqs_parent(domain, virq, nr_irqs, info);
-	if (ret < 0)
-		return ret;
-
-	irq_domain_set_info(domain, virq, info->hwirq, &ims_chip, domain->host_data,
-			    handle_edge_irq, NULL, "edge");
-	return 0;
+	if (domain->parent != x86_vector_domain)
+		return false;
+#if HAVE_REMAPPING_TOKENS
+	return domain->bus_token == DOMAIN_BUS_DMAR || domain->bus_token == DOMAIN_BUS_AMDVI;
+#else
+	/* As intel_setup_irq_remapping() and amd_iommu_create_irq_domain() name them. */
+	return domain->name && (str_has_prefix(domain->name, "INTEL-IR-") ||
+				str_has_prefix(domain->name, "AMD-IR-"));
+#endif
 }
-
-/* The remapping level is active by now: its entry is live before a message names it. */
-static int ims_domain_activate(struct irq_domain *domain, struct irq_data *irqd, bool reserve)
-{
-	struct msi_msg msg;
-	int ret;
-
-	ret = imstest_compose(irqd->parent_data, &msg);
-	if (ret)
-		return ret;
-	ims_write_msi_msg(irqd, &msg);
-	return 0;
-}
-
-static void ims_domain_deactivate(struct irq_domain *domain, struct irq_data *irqd)
-{
-	struct msi_msg null = {};
-
-	ims_write_msi_msg(irqd, &null);
-}
-
-static const struct irq_domain_ops ims_domain_ops = {
-	.alloc		= ims_domain_alloc,
-	.free		= irq_domain_free_irqs_common,
-	.activate	= ims_domain_activate,
-	.deactivate	= ims_domain_deactivate,
-};
 
 /**
- * imstest_ims_init() - find the MSI parent and stack the IMS domain on it
+ * imstest_ims_init() - find the MSI parent and put the IMS domain on it
  * @function:	the function, its BARs mapped
  *
  * Without remapping there is no IMS domain, and nothing is wrong: MSI and
@@ -123,7 +98,7 @@ int imstest_ims_init(struct imstest_function *function)
 {
 	struct pci_dev *pdev = function->pdev;
 	struct irq_domain *parent = dev_get_msi_domain(&pdev->dev);
-	char name[48];
+	int ret;
 
 	/* Before the per-device MSI domains of v6.2: the shared domain, not the parent of all. */
 	if (parent && parent->bus_token == DOMAIN_BUS_PCI_MSI)
@@ -132,20 +107,17 @@ int imstest_ims_init(struct imstest_function *function)
 		return -ENODEV;
 
 	function->msi_parent = parent;
-	function->remapping = parent != x86_vector_domain;
+	function->remapping = is_remapping(parent);
 	function->desc.dev = &pdev->dev;
-	if (!function->remapping)
+	if (!function->remapping) {
+		if (parent != x86_vector_domain)
+			pci_warn(pdev, "the MSI parent %s does not remap: no IMS\n", parent->name);
 		return 0;
+	}
 
-	snprintf(name, sizeof(name), "IR-IMS-%s", pci_name(pdev));
-	function->ims_fwnode = irq_domain_alloc_named_fwnode(name);
-	if (!function->ims_fwnode)
-		return -ENOMEM;
-
-	function->ims_domain = irq_domain_create_hierarchy(parent, 0, function->ims_entries,
-							   function->ims_fwnode, &ims_domain_ops,
-							   function);
-	return function->ims_domain ? 0 : -ENOMEM;
+	ret = imstest_ims_domain_init(function);
+	function->ims_ready = !ret;
+	return ret == -EOPNOTSUPP ? 0 : ret;
 }
 
 /**
@@ -154,12 +126,8 @@ int imstest_ims_init(struct imstest_function *function)
  */
 void imstest_ims_exit(struct imstest_function *function)
 {
-	if (function->ims_domain)
-		irq_domain_remove(function->ims_domain);
-	function->ims_domain = NULL;
-	if (function->ims_fwnode)
-		irq_domain_free_fwnode(function->ims_fwnode);
-	function->ims_fwnode = NULL;
+	function->ims_ready = false;
+	imstest_ims_domain_exit(function);
 }
 
 /**
@@ -172,11 +140,11 @@ int imstest_ims_free(struct imstest_interrupt *interrupt)
 {
 	struct imstest_function *function = interrupt->function;
 	unsigned int virq = interrupt->virq;
+	u32 index = interrupt->index;
 
-	clear_bit(interrupt->index, function->ims_used);
+	clear_bit(index, function->ims_used);
 	imstest_interrupt_delete(interrupt);
-	/* irq_domain_free_irqs() is not exported everywhere; this ends in it. */
-	irq_dispose_mapping(virq);
+	imstest_ims_domain_free(function, index, virq);
 	return 0;
 }
 
@@ -196,21 +164,15 @@ void imstest_ims_free_all(struct imstest_function *function, u32 store)
 
 static int ims_alloc_entry(struct imstest_function *function, u32 index)
 {
-	struct irq_alloc_info info = {
-		.type	= X86_IRQ_ALLOC_TYPE_PCI_MSIX,
-		.desc	= &function->desc,
-		.hwirq	= index,
-	};
 	int virq, ret;
 
-	virq = irq_domain_alloc_irqs(function->ims_domain, 1, dev_to_node(&function->pdev->dev),
-				     &info);
+	virq = imstest_ims_domain_alloc(function, index);
 	if (virq < 0)
 		return virq;
 
 	ret = imstest_interrupt_add(function, IMSTEST_STORE_IMS, index, virq);
 	if (ret) {
-		irq_dispose_mapping(virq);
+		imstest_ims_domain_free(function, index, virq);
 		return ret;
 	}
 	set_bit(index, function->ims_used);
@@ -222,7 +184,7 @@ static int ims_alloc_entry(struct imstest_function *function, u32 index)
  * @function:	the function
  * @range:	index (or IMSTEST_ANY) and count; index and done are written
  *
- * Return: 0, -EOPNOTSUPP without remapping, -EINVAL for entries that the
+ * Return: 0, -EOPNOTSUPP without an IMS domain, -EINVAL for entries that the
  * device does not have, -EBUSY when one is in use, -ENOSPC when no run of free
  * entries is long enough, or what the IRQ domains answer.
  */
@@ -231,7 +193,7 @@ int imstest_ims_alloc(struct imstest_function *function, struct imstest_range *r
 	u32 entries = function->ims_entries;
 	int ret;
 
-	if (!function->ims_domain)
+	if (!function->ims_ready)
 		return -EOPNOTSUPP;
 	if (!range->count || range->count > entries)
 		return -EINVAL;
