@@ -56,10 +56,3 @@ class MessageTable:
     def mask_bit(self, index: int) -> bool:
         """Whether an entry's own mask bit is set."""
         return bool(self._buffer[index * ENTRY_SIZE + CONTROL_OFFSET] & MASK_BIT)
-
-
-def pending_bits(pending: set[int], offset: int, count: int) -> bytes:
-    """Return ``count`` bytes at ``offset`` of the bit array whose set bits are ``pending``."""
-    first = offset * 8
-    value = sum(1 << index - first for index in pending if first <= index < first + count * 8)
-    return value.to_bytes(count, "little")

@@ -8,12 +8,12 @@ from harness.pci.message_table import (
     ENTRY_SIZE,
     MASK_BIT,
     MessageTable,
-    pending_bits,
 )
+from harness.pci.store import PendingBits
 from harness.spec.pci import CapabilityId, MsixControl
 
 
-class MsixStore:
+class MsixStore(PendingBits):
     """State of MSI-X.
 
     The device works with a copy of each message: it is re-read from the table when the entry's mask
@@ -24,7 +24,7 @@ class MsixStore:
     """
 
     def __init__(self, config: ConfigSpace):
-        self.pending: set[int] = set()
+        super().__init__()
         self._config = config
         self._control_at = config.capabilities[CapabilityId.MSIX].offset + 2
         self.count = MsixControl.unpack(config.get(self._control_at, 2)).table_size + 1
@@ -88,7 +88,7 @@ class MsixStore:
             and offset % count == 0
             and offset + count <= (self.count + 63) // 64 * 8
         ):
-            return pending_bits(self.pending, offset, count)
+            return self.pending_bytes(offset, count)
         return None
 
     def reset(self) -> None:

@@ -104,10 +104,12 @@ def test_without_per_vector_masking_nothing_is_masked() -> None:
 @pytest.mark.parametrize(("is_64bit", "pending_at"), [(True, 0x14), (False, 0x10)])
 def test_pending_bits_are_shown_and_cannot_be_written(is_64bit: bool, pending_at: int) -> None:
     msi = Msi(ImsFunctionSpec(msi_64bit=is_64bit))
-    msi.store.pending = {0, 31}
-    msi.store.show_pending()
+    for index in (0, 31):
+        msi.store.set_pending(index, True)
     msi.write(pending_at, 4, 0)
     assert msi.config.get(msi.place + pending_at, 4) == 0x80000001
+    msi.store.set_pending(31, False)
+    assert msi.config.get(msi.place + pending_at, 4) == 1
 
 
 def test_reset_takes_enable_and_pending_away(msi: Msi) -> None:
