@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
@@ -18,7 +18,7 @@ from harness.vfio_user import requests
 from harness.vfio_user.client import Client
 from harness.vfio_user.client_memory import DmaWrite
 from harness.vfio_user.wire import DmaAccess, Message
-from tests.protocol.device_guest import MESSAGE, RECORDS, Guest, guest_of
+from tests.protocol.device_guest import MESSAGE, RECORDS, Guest, guest_of, soon
 
 FIRE = WorkDescriptor(
     Opcode.INTERRUPT, store=Store.IMS, index=5, cookie=0xC0FFEE, completion=RECORDS
@@ -31,6 +31,7 @@ class BadClient(Client):
     """Answers DMA_READ with as many bytes of what it should say as ``length``; None: not at all."""
 
     length: int | None = DmaAccess.FORMAT.size + WorkDescriptor.SIZE
+    before_read: Callable[[], None] = staticmethod(lambda: None)
 
     def __init__(self, connection: socket.socket, *, dma_write: DmaWrite | None = None):
         super().__init__(connection, dma_write=dma_write)
@@ -42,6 +43,8 @@ class BadClient(Client):
         super()._serve(message)
 
     def _cut(self, message: Message) -> bytes:
+        if message.command == Command.DMA_READ:
+            self.before_read()
         answer = self._whole(message)
         return answer[: self.length] if message.command == Command.DMA_READ else answer
 
@@ -134,3 +137,14 @@ def test_an_interrupt_whose_record_cannot_be_written_is_dropped_and_says_why(gue
     assert "completion record" in event.reason
     guest.function.ledger.assert_quiet()
     assert guest.no_message()
+
+
+def test_a_descriptor_that_a_reset_overtakes_raises_nothing(guest: Guest) -> None:
+    memory = guest.set_up_queue()
+    client_of(guest).before_read = guest.function.reset
+    guest.submit(memory, FIRE)
+    deadline = soon("the end of the descriptor")
+    while guest.read(Register.STATUS):
+        deadline.check()
+    assert guest.function.ledger.events() == []
+    assert not any(entry.pending for entry in guest.function.stores())

@@ -18,7 +18,7 @@ from harness.devices.ledger import (
 from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
-from tests.unit.memory_growth import memory_growth
+from tests.memory_growth import memory_growth
 
 
 @pytest.fixture

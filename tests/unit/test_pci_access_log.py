@@ -12,7 +12,7 @@ from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.pci import access_log
 from harness.pci.access_log import AccessCount, AccessLog, RefusalLog
 from harness.spec.interrupt import Store
-from tests.unit.memory_growth import memory_growth
+from tests.memory_growth import memory_growth
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harness.events.ring import ITEM_BYTES, Ring
-from tests.unit.memory_growth import memory_growth
+from tests.memory_growth import memory_growth
 
 
 def ring_of(*sizes: int, limit: int = 100 + 3 * ITEM_BYTES) -> Ring[str]:
