@@ -137,7 +137,7 @@ class Delivery:
         elif not self._config.bus_master:
             self._end(event, Outcome.BLOCKED, "bus mastering is off")
         elif not wired:
-            return self._send_message(event, self.bus, Message(*state.message(index)))
+            return self._send_message(event, self.bus, state.message(index))
         elif self.bus.trigger_irq(WIRE[event.store], index):
             self._leave(event)
         else:

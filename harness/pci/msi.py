@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from harness.pci.config_space import ConfigSpace
 from harness.pci.store import PendingBits
+from harness.spec.msi import Message
 from harness.spec.pci import CapabilityId, MsiControl, msi_offsets
 
 
@@ -59,11 +60,11 @@ class MsiStore(PendingBits):
         """Whether the per-vector mask bit is set; it is in config space and holds, wired or not."""
         return bool(self._get("mask") >> index & 1)
 
-    def message(self, index: int) -> tuple[int, int]:
+    def message(self, index: int) -> Message:
         """Return the base message with the low bits of its data replaced by ``index``."""
         address = self._get("address_high") << 32 | self._get("address_low")
         low = (1 << self._log2) - 1
-        return address, self._get("data") & ~low | index & low
+        return Message(address, self._get("data") & ~low | index & low)
 
     def set_pending(self, index: int, pending: bool) -> None:
         """Set or clear a pending bit; this shape of the capability may have a register for them."""

@@ -10,6 +10,7 @@ from harness.pci.message_table import (
     MessageTable,
 )
 from harness.pci.store import PendingBits
+from harness.spec.msi import NULL_MESSAGE, Message
 from harness.spec.pci import CapabilityId, MsixControl
 
 
@@ -30,7 +31,7 @@ class MsixStore(PendingBits):
         self.count = MsixControl.unpack(config.get(self._control_at, 2)).table_size + 1
         """Entries of the table."""
         self._table = MessageTable(bytearray(self.count * ENTRY_SIZE), self.count)
-        self._latched: list[tuple[int, int]] = [(0, 0)] * self.count
+        self._latched = [NULL_MESSAGE] * self.count
         self._on = False
         self._live = False
 
@@ -55,7 +56,7 @@ class MsixStore(PendingBits):
         """Whether the Function Mask bit is set, or the entry's own where the table is ours."""
         return not self._live or (not wired and self._table.mask_bit(index))
 
-    def message(self, index: int) -> tuple[int, int]:
+    def message(self, index: int) -> Message:
         """Return the message as it was when the entry was last unmasked."""
         return self._latched[index]
 
@@ -95,5 +96,5 @@ class MsixStore(PendingBits):
         """Return to the state after power-on; config space is reset by its owner."""
         self.pending.clear()
         self._table.reset()
-        self._latched = [(0, 0)] * self.count
+        self._latched = [NULL_MESSAGE] * self.count
         self._on = self._live = False

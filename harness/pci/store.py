@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from harness.spec.interrupt import Store
+from harness.spec.msi import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,8 +42,8 @@ class InterruptStore(Protocol):
     def masked(self, index: int, *, wired: bool) -> bool:
         """Whether a raised interrupt has to wait. ``wired``: its mask bit is the client's."""
 
-    def message(self, index: int) -> tuple[int, int]:
-        """Return the address and data to send."""
+    def message(self, index: int) -> Message:
+        """Return the message to send."""
 
 
 class PendingBits:

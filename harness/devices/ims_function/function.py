@@ -150,12 +150,12 @@ class ImsFunction:
         wired = self._delivery.wired(store, index)
         # A client that has wired an MSI-X vector keeps the table, message and mask bit, to itself.
         elsewhere = wired and store is Store.MSIX
-        address, data = (None, None) if elsewhere else state.message(index)
+        message = state.message(index)
         return StoreEntry(
             store=store,
             index=index,
-            address=address,
-            data=data,
+            address=None if elsewhere else message.address,
+            data=None if elsewhere else message.data,
             masked=None if elsewhere else state.masked(index, wired=wired),
             pending=index in state.pending,
             enabled=state.enabled(index),

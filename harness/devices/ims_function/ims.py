@@ -9,6 +9,7 @@ import os
 from harness.pci.message_table import MessageTable
 from harness.pci.store import PendingBits
 from harness.spec.ims_function import BAR_IMS_SIZE, IMS_PENDING_SIZE
+from harness.spec.msi import Message
 
 
 class ImsStore(PendingBits):
@@ -54,7 +55,7 @@ class ImsStore(PendingBits):
         """Whether the entry's mask bit is set."""
         return self._table.mask_bit(index)
 
-    def message(self, index: int) -> tuple[int, int]:
+    def message(self, index: int) -> Message:
         """Return the message that stands in the entry now."""
         return self._table.message(index)
 
