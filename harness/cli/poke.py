@@ -9,18 +9,15 @@
 Commands are separated by commas or lines, numbers are as in C, # begins a comment. Without commands
 they are read from standard input, with a prompt if that is a terminal. `imsh poke help` lists them.
 Each call has a new device, as after power-on: bus mastering is off (the third example turns it on),
-and every IMS entry is masked.
+and every IMS entry is masked. --serve has one device for one client after another: while one is
+there every other is cut off at once, and one that does not negotiate within 10 s (times
+IMSH_TIMEOUT_FACTOR) loses its place. The socket of a server that was killed is taken over.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
-import itertools
-import json
-import os
-import shlex
 import socket
 import sys
 from collections.abc import Iterator
@@ -28,21 +25,17 @@ from pathlib import Path
 from typing import Final
 
 from harness.cli.poke_commands import Bench
+from harness.cli.poke_serve import serve
 from harness.config.schema import load
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError, LaunchError, Verdict
-from harness.host.deadline import Deadline
-from harness.host.signals import Interrupted
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import device_server
 
 HELP = "drive the IMS function, or any vfio-user server, with no VM"
 
 PROMPT: Final = "poke> "
-
-SERVED_SECONDS: Final = 1e8
-"""How long a client of ``--serve`` may stay: three years."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--socket", metavar="PATH", help="drive the vfio-user server on this socket")
     other.add_argument(
-        "--serve", metavar="PATH", help="serve a device on this socket until interrupted"
+        "--serve",
+        metavar="PATH",
+        help="serve a device on this socket until interrupted, to one client at a time",
     )
 
 
@@ -66,7 +61,7 @@ def run(args: argparse.Namespace) -> Verdict:
         raise ConfigError("--device describes a device of ours, --socket leads to another one")
     spec = load(args.device, ImsFunctionSpec) if args.device else ImsFunctionSpec()
     if args.serve:
-        _serve(spec, args.serve)
+        serve(spec, args.serve)
         return Verdict.PASS
     with _foreign_bench(args.socket) if args.socket else _own_bench(spec) as bench:
         if args.words:
@@ -143,31 +138,3 @@ def _foreign_bench(path: str) -> Iterator[Bench]:
             raise LaunchError(f"cannot connect to {path}: {error.strerror or error}") from error
         with _bench(connection, None) as bench:
             yield bench
-
-
-def _serve(spec: ImsFunctionSpec, path: str) -> None:
-    """Serve a device to one client after another until a signal comes; the socket is removed."""
-    with contextlib.ExitStack() as stack:
-        function = stack.enter_context(ImsFunction(spec))
-        listener = stack.enter_context(socket.socket(socket.AF_UNIX, socket.SOCK_STREAM))
-        try:
-            listener.bind(path)
-        except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            raise LaunchError(
-                f"cannot serve on {path}: {error.strerror or error}",
-                hint="remove it if nobody serves there any more" if taken else None,
-            ) from error
-        stack.callback(Path(path).unlink, missing_ok=True)
-        stack.enter_context(contextlib.suppress(Interrupted))
-        listener.listen()
-        place = {"type": "unix", "path": os.path.abspath(path)}
-        device = json.dumps({"driver": "vfio-user-pci", "socket": place})
-        print(f"serving the IMS function on {path}; interrupt to end", flush=True)
-        print(f"for QEMU: -device {shlex.quote(device)}", flush=True)
-        for number in itertools.count(1):
-            connection, _ = listener.accept()
-            print(f"client {number} has come", flush=True)
-            with device_server(function, connection) as server:
-                server.wait_until_gone(Deadline(SERVED_SECONDS, "the client's end"))
-            print(f"client {number} has gone", flush=True)

@@ -8,13 +8,12 @@ from harness.pci.message_table import (
     ENTRY_SIZE,
     MASK_BIT,
     MessageTable,
+    pending_bits,
 )
-from harness.pci.store import PendingBits
-from harness.spec.msi import NULL_MESSAGE, Message
 from harness.spec.pci import CapabilityId, MsixControl
 
 
-class MsixStore(PendingBits):
+class MsixStore:
     """State of MSI-X.
 
     The device works with a copy of each message: it is re-read from the table when the entry's mask
@@ -25,13 +24,13 @@ class MsixStore(PendingBits):
     """
 
     def __init__(self, config: ConfigSpace):
-        super().__init__()
+        self.pending: set[int] = set()
         self._config = config
         self._control_at = config.capabilities[CapabilityId.MSIX].offset + 2
         self.count = MsixControl.unpack(config.get(self._control_at, 2)).table_size + 1
         """Entries of the table."""
         self._table = MessageTable(bytearray(self.count * ENTRY_SIZE), self.count)
-        self._latched = [NULL_MESSAGE] * self.count
+        self._latched: list[tuple[int, int]] = [(0, 0)] * self.count
         self._on = False
         self._live = False
 
@@ -56,7 +55,7 @@ class MsixStore(PendingBits):
         """Whether the Function Mask bit is set, or the entry's own where the table is ours."""
         return not self._live or (not wired and self._table.mask_bit(index))
 
-    def message(self, index: int) -> Message:
+    def message(self, index: int) -> tuple[int, int]:
         """Return the message as it was when the entry was last unmasked."""
         return self._latched[index]
 
@@ -89,12 +88,12 @@ class MsixStore(PendingBits):
             and offset % count == 0
             and offset + count <= (self.count + 63) // 64 * 8
         ):
-            return self.pending_bytes(offset, count)
+            return pending_bits(self.pending, offset, count)
         return None
 
     def reset(self) -> None:
         """Return to the state after power-on; config space is reset by its owner."""
         self.pending.clear()
         self._table.reset()
-        self._latched = [NULL_MESSAGE] * self.count
+        self._latched = [(0, 0)] * self.count
         self._on = self._live = False

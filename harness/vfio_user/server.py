@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import queue
+import resource
 import socket
 import threading
 import time
@@ -20,9 +21,10 @@ from pathlib import Path
 from typing import Final
 
 from harness.host.deadline import Deadline
+from harness.spec.vfio import IrqInfoFlags
 from harness.vfio_user.channel import Channel, Observer
 from harness.vfio_user.device import Device
-from harness.vfio_user.session import Session
+from harness.vfio_user.session import Session, State
 from harness.vfio_user.wire import Described, Message, describe, shortened
 
 log = logging.getLogger(__name__)
@@ -31,6 +33,9 @@ TRANSCRIPT_HEAD: Final = 100_000
 """Messages that a transcript file holds from the start of the connection."""
 TRANSCRIPT_TAIL: Final = 20_000
 """Messages that it holds from the end, when there were more."""
+
+
+_OTHER_FILES: Final = 512  # descriptors of a process that serves a device, but for its eventfds
 
 
 class Transcript:
@@ -91,12 +96,34 @@ class Transcript:
             self._file.close()
 
 
+def _make_room_for_eventfds(device: Device) -> None:
+    """Raise the limit of open files, if it is too low for every eventfd that a client may give.
+
+    A login's usual limit is 1024, for programs that use select(2); a device may have 2048 vectors,
+    each with an eventfd for every action.
+    """
+    actions = {True: 3, False: 1}
+    needed = _OTHER_FILES + sum(
+        irq.count * actions[bool(irq.flags & IrqInfoFlags.MASKABLE)]
+        for irq in device.irqs
+        if irq.flags & IrqInfoFlags.EVENTFD
+    )
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    if hard != resource.RLIM_INFINITY and hard < needed:
+        log.warning("%d eventfds may be given, and %d files may be open", needed, hard)
+        needed = hard
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+
+
 class DeviceServer:
     """A device being served. Made by :func:`device_server`, which owns its end."""
 
     def __init__(
         self, device: Device, connection: socket.socket, transcript: Transcript, direct_dma: bool
     ):
+        _make_room_for_eventfds(device)
         self._device = device
         self._connection = connection
         self._transcript = transcript
@@ -118,6 +145,11 @@ class DeviceServer:
         return self._session
 
     @property
+    def negotiated(self) -> bool:
+        """Whether the client has agreed to a version, or is gone already."""
+        return self._session is not None and self._session.state is not State.NEGOTIATING
+
+    @property
     def failure(self) -> Exception | None:
         """The first exception of the device that is its own fault, None when there is none."""
         return self._failure
@@ -136,7 +168,7 @@ class DeviceServer:
         :raises DeadlineExpired: it is still there.
         :raises Exception: what the device raised.
         """
-        if not self._finished.wait(deadline.remaining()):
+        if not self._finished.wait(min(deadline.remaining(), threading.TIMEOUT_MAX)):
             raise deadline.error()
         self.check()
 

@@ -15,6 +15,7 @@ from tests.bench.fresh import (
     fresh_vms_per_min,
     private_mb_per_vm,
 )
+from tests.bench.hostile import hostile_messages
 from tests.bench.interrupts import irqs_per_second
 from tests.bench.metrics import Goal, Metric, Summary
 from tests.bench.suite import suite_s
@@ -90,6 +91,13 @@ METRICS: Final = (
         measure=vfio_user_posted_writes_per_s,
         against="two processes, in-tree client",
         goal=Goal(60_000, at_least=True),
+    ),
+    Metric(
+        name="hostile_messages",
+        unit="messages",
+        measure=hostile_messages,
+        against="a hostile client from a seed; the server is then as it was",
+        goal=Goal(1_000_000, at_least=True),
     ),
     *(
         Metric(

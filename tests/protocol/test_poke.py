@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import signal
 import socket
 import sys
 from collections.abc import Iterator
@@ -15,9 +14,6 @@ import pytest
 from harness.cli.main import main
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
-from harness.host.deadline import Deadline, wait_until
-from harness.host.process import Process, running
-from harness.vfio_user.client import Client
 from harness.vfio_user.server import device_server
 from tests.protocol.scratch_device import ScratchDevice
 
@@ -275,36 +271,3 @@ def test_the_device_can_be_chosen_by_a_file(
     out = poke(capsys, "--device", str(file), "info")
     assert "bar4    0x8000 bytes, read write, mappable 0x0+0x8000\n" in out
     assert "msix    2048 interrupts" in out
-
-
-@contextlib.contextmanager
-def serving(path: Path, log: Path) -> Iterator[Process]:
-    argv = [sys.executable, "-m", "harness", "poke", "--serve", str(path)]
-    with running(argv, name="poke", log=log) as process:
-        wait_until(lambda: "for QEMU" in log.read_text(), Deadline(20, "imsh poke --serve"))
-        yield process
-
-
-def test_a_served_device_takes_one_client_after_another_and_its_socket_is_gone_at_the_end(
-    tmp_path: Path,
-) -> None:
-    path, log = tmp_path / "s", tmp_path / "log"
-    with serving(path, log) as process:
-        for _ in range(2):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-                connection.connect(str(path))
-                with Client(connection) as client:
-                    assert client.region_read(0, 0, 4) == b"IMS\0"
-        process.signal(signal.SIGINT)
-        assert process.wait(Deadline(10, "its end")) == 0
-    assert not path.exists()
-    assert "client 2 has come" in log.read_text()
-
-
-def test_a_place_that_is_taken_is_not_served_on_and_is_left_alone(
-    capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    path = tmp_path / "s"
-    path.write_text("mine")
-    assert "Address already in use" in poke_wrong(capsys, "--serve", str(path))
-    assert path.read_text() == "mine"

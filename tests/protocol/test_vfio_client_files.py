@@ -15,7 +15,7 @@ import pytest
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.spec import ims_function as regs
-from harness.spec.vfio import Command, DmaMapFlags, IrqInfoFlags
+from harness.spec.vfio import Command, DmaMapFlags, IrqIndexNumber, IrqInfoFlags
 from harness.vfio_user import guest_memory, wire
 from harness.vfio_user.client import Client
 from harness.vfio_user.device import Bus, IrqIndex
@@ -218,6 +218,26 @@ def test_an_eventfd_filled_by_the_client_does_not_stop_the_server(client: Client
         assert client.irq_info(MSI) == IrqIndex(8, IrqInfoFlags.EVENTFD | IrqInfoFlags.NORESIZE)
     finally:
         os.close(fd)
+
+
+def test_all_vectors_of_a_device_can_be_wired_under_a_low_limit_of_open_files(
+    ends: tuple[socket.socket, socket.socket], file: int
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (1024, limits[1]))
+    fd = os.eventfd(0)
+    try:
+        with (
+            ImsFunction(ImsFunctionSpec(msix_vectors=2048)) as function,
+            device_server(function, ends[0]),
+            Client(ends[1]) as client,
+        ):
+            client.wire_irqs(IrqIndexNumber.MSIX, 0, [fd] * 2048)
+            client.trigger_irqs(IrqIndexNumber.MSIX, 0, 2048)
+            assert os.eventfd_read(fd) == 2048
+    finally:
+        os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
 
 
 def test_this_host_signals_without_waiting() -> None:
