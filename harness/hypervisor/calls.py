@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 from harness.hypervisor.entry import Refused
@@ -12,7 +12,6 @@ from harness.hypervisor.rules import check_unused
 from harness.spec.hypercall import (
     FRAME_ENTRIES,
     FRAME_SIZE,
-    HEADER_SIZE,
     CallAnswer,
     CallRequest,
     CallStatus,
@@ -31,12 +30,11 @@ class Answered:
     answer: CallAnswer
     entries: tuple[tuple[EntryRequest, EntryAnswer], ...] = ()
 
-    def write(self, frame: bytearray) -> None:
-        """Put the answers into the frame; what the guest wrote stays."""
-        frame[CallRequest.SIZE : HEADER_SIZE] = self.answer.pack()
+    def pieces(self) -> Iterator[tuple[int, bytes]]:
+        """Give the answers with their places in the frame; what the guest wrote stays as it is."""
         for number, (_, answer) in enumerate(self.entries):
-            at = entry_offset(number) + EntryRequest.SIZE
-            frame[at : at + EntryAnswer.SIZE] = answer.pack()
+            yield entry_offset(number) + EntryRequest.SIZE, answer.pack()
+        yield CallRequest.SIZE, self.answer.pack()
 
     def __str__(self) -> str:
         name = _name(Operation, self.request.operation)

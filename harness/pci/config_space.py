@@ -10,8 +10,10 @@ from harness.spec.pci import (
     BAR_ADDRESS_MASK,
     CAPABILITIES_START,
     CONFIG_SIZE,
+    DEVICE_CONTROL,
     CapabilityId,
     Command,
+    DeviceControl,
     Header,
     Status,
 )
@@ -104,6 +106,13 @@ class ConfigSpace:
         """Whether the function has this capability and a range touches it."""
         item = self.capabilities.get(capability)
         return item is not None and offset < item.end and offset + count > item.offset
+
+    def initiates_flr(self, offset: int, data: bytes) -> bool:
+        """Whether a write asks for a function level reset. The bit itself is never kept."""
+        high = self.capabilities[CapabilityId.EXPRESS].offset + DEVICE_CONTROL + 1
+        if not offset <= high < offset + len(data):
+            return False
+        return bool(data[high - offset] << 8 & DeviceControl(initiate_flr=1).value)
 
     @property
     def bus_master(self) -> bool:

@@ -149,6 +149,8 @@ class DeviceControl(Layout, bits=16):
 
 MSIX_CAPABILITY_SIZE: Final = 12
 EXPRESS_CAPABILITY_SIZE: Final = 0x3C
+DEVICE_CONTROL: Final = 8
+"""Offset of :class:`DeviceControl` in the PCI Express capability."""
 
 
 def msi_offsets(*, address_64bit: bool, per_vector_mask: bool) -> dict[str, tuple[int, int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from harness.hypervisor.calls import carry_out
+from harness.hypervisor.calls import Answered, carry_out
 from harness.hypervisor.host import Delivered, Fault, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.policy import Policy
@@ -52,6 +52,12 @@ def frame_of(request: CallRequest, entries: tuple[EntryRequest, ...] = ()) -> by
     return bytes(frame)
 
 
+def write_answers(frame: bytearray, answered: Answered) -> None:
+    """Put the answers of a call into its frame."""
+    for offset, data in answered.pieces():
+        frame[offset : offset + len(data)] = data
+
+
 @dataclass
 class Guest:
     """One partition and what its guest does."""
@@ -68,7 +74,7 @@ class Guest:
         """Make a call, and return its answers as they were written into the frame."""
         request = CallRequest(operation, len(entries), version=version, features=features)
         frame = bytearray(frame_of(request, entries))
-        carry_out(self.partition, bytes(frame)).write(frame)
+        write_answers(frame, carry_out(self.partition, bytes(frame)))
         header = CallAnswer.unpack(bytes(frame[CallRequest.SIZE :][: CallAnswer.SIZE]))
         answers = []
         for number in range(len(entries)):

@@ -36,7 +36,7 @@ from harness.spec.hypercall import (
     entry_offset,
 )
 from harness.spec.interrupt import Store
-from tests.unit.hypercall_guest import DOORBELLS, Clock, Guest, frame_of
+from tests.unit.hypercall_guest import DOORBELLS, Clock, Guest, frame_of, write_answers
 
 QUIET = settings(deadline=None, database=None)
 """No file is left behind, and a slow machine is no failure."""
@@ -340,7 +340,7 @@ TestCalls.settings = settings(QUIET, max_examples=150, stateful_step_count=40)
 
 def answer_to(guest: Guest, frame: bytes) -> CallAnswer:
     whole = bytearray(frame.ljust(FRAME_SIZE, b"\0"))
-    carry_out(guest.partition, frame).write(whole)
+    write_answers(whole, carry_out(guest.partition, frame))
     return CallAnswer.unpack(bytes(whole[CallRequest.SIZE :][: CallAnswer.SIZE]))
 
 

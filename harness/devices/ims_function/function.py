@@ -29,11 +29,9 @@ from harness.pci.msix import MsixStore
 from harness.pci.store import InterruptStore, StoreEntry
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import Store
-from harness.spec.pci import CONFIG_SIZE, CapabilityId, DeviceControl
+from harness.spec.pci import CONFIG_SIZE, CapabilityId
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
 from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region
-
-_DEVICE_CONTROL = 8  # offset in the PCI Express capability
 
 
 class ImsFunction:
@@ -340,11 +338,7 @@ class ImsFunction:
             self._msi.registers_written()
         if self._msix and self.config.covers(CapabilityId.MSIX, offset, len(data)):
             self._msix.registers_written()
-        # The bit itself is not writable: it is looked for in what was written.
-        high = self.config.capabilities[CapabilityId.EXPRESS].offset + _DEVICE_CONTROL + 1
-        if offset <= high < offset + len(data) and (
-            data[high - offset] << 8 & DeviceControl(initiate_flr=1).value
-        ):
+        if self.config.initiates_flr(offset, data):
             self.reset()
         return True
 
