@@ -1,4 +1,18 @@
-"""How a raised interrupt leaves the function: through masks, wires and the check of its origin."""
+"""How a raised interrupt leaves the function: through masks, wires and the check of its origin.
+
+One lock makes every step of a function whole: an access of the guest, a raise, a reset, a change of
+the wires, a look at the masks of a mapped array. What a step decides it also carries out before it
+lets the lock go: the message is with the client's connection, or its eventfd is signalled. Hence
+
+- no message leaves on a mask that has been changed since: when the write of a mask bit is answered,
+  whatever was decided before it stands in front of that answer, and nothing is sent behind it;
+- where the guest's writes are no accesses (a mapped array), the same holds when any access to the
+  control registers is answered that follows the write;
+- an event that is pending has its bit set, and a bit that is set has its event.
+
+Under the lock nobody waits: the client's connection takes messages without blocking, and its
+verdict about one comes later, from its own thread.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +21,6 @@ import functools
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
 from typing import Final, Protocol
 
 from harness.devices.ledger import Event, Ledger, Outcome
@@ -33,7 +46,8 @@ class MessageGate(Protocol):
     def route(self, store: Store, index: int, message: Message) -> Message | Fault:
         """Return the message to put on the bus, or the fault that this one ends in.
 
-        Called on any thread, the server's among them: it must not wait for the client or the guest.
+        Called on any thread, the server's among them, and in the middle of a step of the function:
+        it must not wait for the client or the guest, nor call the function.
         """
 
 
@@ -45,20 +59,12 @@ class OpenGate:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class _Route:
-    # How one event leaves: by the client's eventfd, or as a message.
-    bus: Bus
-    message: tuple[int, int] | None
-
-
 class Delivery:
     """Takes events from the ledger through the stores and out to the bus.
 
-    Decisions are made under ``lock``, which the owner of the stores shares; nothing is sent, and
-    nobody is called, while it is held.
-
-    :param ended: called when an event ends without an answer.
+    :param lock: the function's lock, which whoever changes the stores holds as well.
+    :param ended: called when an event ends without an answer, maybe in the middle of a step: it may
+        raise interrupts, and must not wait.
     """
 
     def __init__(
@@ -80,104 +86,107 @@ class Delivery:
         self._lock = lock
         self._ended = ended
 
-    def send(self, event: Event) -> Future[None] | None:
-        """Decide about an open event and send it; return the client's verdict to come, if any."""
-        with self._lock:
-            route = self._decide(event)
-        if route is None:
-            if event.outcome is not Outcome.PENDING:
-                self._ended(event)
-            return None
-        return self._go(event, route)
-
     def wired(self, store: Store, index: int) -> bool:
         """Whether the client has given an eventfd for this interrupt."""
         bus = self.bus
         return bus is not None and store in WIRE and bus.irq_is_wired(WIRE[store], index)
 
-    def _decide(self, event: Event) -> _Route | None:
-        store = self._stores[event.store]
-        wired = self.wired(event.store, event.index)
-        if not store.enabled(event.index):
-            self._ledger.settle(event, Outcome.DISABLED, f"{event.interrupt} is not enabled")
-        elif store.masked(event.index, wired=wired):
-            if first := self._ledger.pending(event.store, event.index):
-                self._ledger.settle(event, Outcome.MERGED, f"into event {first.sequence}")
-            else:
-                store.pending.add(event.index)
-                self._ledger.settle(event, Outcome.PENDING)
-        else:
-            return self._route(event, wired=wired)
-        return None
-
-    def _route(self, event: Event, *, wired: bool) -> _Route | None:
-        if self.bus is None:
-            self._ledger.settle(event, Outcome.BLOCKED, "no client is attached")
-        elif not self._config.bus_master:
-            self._ledger.settle(event, Outcome.BLOCKED, "bus mastering is off")
-        elif wired:
-            return _Route(self.bus, None)
-        else:
-            return _Route(self.bus, self._stores[event.store].message(event.index))
-        return None
-
-    def _go(self, event: Event, route: _Route) -> Future[None] | None:
-        if route.message is None:
-            # The guest may read the event slot before trigger_irq has returned.
-            if self._ledger.settle(event, Outcome.SENT) and not route.bus.trigger_irq(
-                WIRE[Store(event.store)], event.index
-            ):
-                self._refuse(event, "the client has taken its eventfd back")
-            return None
-        address, data = route.message
-        if address == 0:
-            self._refuse(event, "the store holds the null message")
-            return None
-        message = self._gate.route(event.store, event.index, Message(address, data))
-        if isinstance(message, Fault):
-            self._refuse(event, str(message))
-            return None
-        if not self._ledger.settle(event, Outcome.SENT):
-            return None
-        verdict = route.bus.send_message(message.address & ~3, message.data)
-        verdict.add_done_callback(functools.partial(self._judge, event))
-        return verdict
-
-    def _judge(self, event: Event, verdict: Future[None]) -> None:
-        if verdict.cancelled():
-            self._refuse(event, "the client went away")
-        elif error := verdict.exception():
-            number = error.errno if isinstance(error, OSError) else None
-            why = errno.errorcode.get(number or 0, "no errno")
-            self._refuse(event, f"the client refused the message with {why}: {error}")
-
-    def _refuse(self, event: Event, reason: str) -> None:
-        if self._ledger.settle(event, Outcome.BLOCKED, reason):
-            self._ended(event)
+    def send(self, event: Event) -> Future[None] | None:
+        """Decide about an open event and send it; return the client's verdict to come, if any."""
+        with self._lock:
+            # A reset may have dropped it since it was opened.
+            return self._decide(event) if event.outcome is Outcome.RAISED else None
 
     def release(self, store: Store) -> None:
         """Send what is pending in a store and no longer masked; forget it when the store is off."""
-        if store not in self._stores:
-            return
-        state = self._stores[store]
-        if not state.pending:
-            return
-        ready: list[tuple[Event, _Route | None]] = []
         with self._lock:
-            for index in sorted(state.pending):
-                event = self._ledger.pending(store, index)
-                wired = self.wired(store, index)
-                if not state.enabled(index):
-                    state.pending.discard(index)
-                    if event:
-                        self._ledger.drop_event(event, "its store was disabled")
-                        ready.append((event, None))
-                elif not state.masked(index, wired=wired):
-                    state.pending.discard(index)
-                    if event:
-                        ready.append((event, self._route(event, wired=wired)))
-        for event, route in ready:
-            if route:
-                self._go(event, route)
-            else:
+            state = self._stores.get(store)
+            for index in sorted(state.pending) if state and state.pending else ():
+                # An event that ended may have led to others: look at each as it is now.
+                if event := self._ledger.pending(store, index):
+                    self._decide(event)
+
+    def abandon(self, event: Event, reason: str) -> None:
+        """Forget an event that was opened and will not be sent."""
+        with self._lock:
+            if event.outcome is Outcome.RAISED:
+                self._end(event, Outcome.DROPPED, reason)
+
+    def drop_all(self, reason: str) -> None:
+        """Forget every event that has not ended, and what is pending with them."""
+        with self._lock:
+            for state in self._stores.values():
+                for index in tuple(state.pending):
+                    state.set_pending(index, False)
+            for event in self._ledger.drop_all(reason):
                 self._ended(event)
+
+    def _decide(self, event: Event) -> Future[None] | None:
+        """Decide about an event that is open or pending, and do it. The caller holds the lock."""
+        state, index = self._stores[event.store], event.index
+        wired = self.wired(event.store, index)
+        if not state.enabled(index):
+            if event.outcome is Outcome.PENDING:
+                self._end(event, Outcome.DROPPED, "its store was disabled")
+            else:
+                self._end(event, Outcome.DISABLED, f"{event.interrupt} is not enabled")
+        elif state.masked(index, wired=wired):
+            self._hold(event, state)
+        elif self.bus is None:
+            self._end(event, Outcome.BLOCKED, "no client is attached")
+        elif not self._config.bus_master:
+            self._end(event, Outcome.BLOCKED, "bus mastering is off")
+        elif not wired:
+            return self._send_message(event, self.bus, state.message(index))
+        elif self.bus.trigger_irq(WIRE[event.store], index):
+            self._leave(event)
+        else:
+            return self._decide(event)  # the client has just taken its eventfd back
+        return None
+
+    def _hold(self, event: Event, state: InterruptStore) -> None:
+        first = self._ledger.pending(event.store, event.index)
+        if first is None:
+            state.set_pending(event.index, True)
+            self._ledger.settle(event, Outcome.PENDING)
+        elif first is not event:
+            self._end(event, Outcome.MERGED, f"into event {first.sequence}")
+
+    def _send_message(self, event: Event, bus: Bus, message: Message) -> Future[None] | None:
+        if message.address == 0:
+            self._end(event, Outcome.BLOCKED, "the store holds the null message")
+            return None
+        routed = self._gate.route(event.store, event.index, message)
+        if isinstance(routed, Fault):
+            self._end(event, Outcome.BLOCKED, str(routed))
+            return None
+        self._leave(event)
+        verdict = bus.send_message(routed.address & ~3, routed.data)
+        verdict.add_done_callback(functools.partial(self._judge, event))
+        return verdict
+
+    def _leave(self, event: Event) -> None:
+        self._no_longer_pending(event)
+        self._ledger.settle(event, Outcome.SENT)
+
+    def _end(self, event: Event, outcome: Outcome, reason: str) -> None:
+        self._no_longer_pending(event)
+        self._ledger.settle(event, outcome, reason)
+        self._ended(event)
+
+    def _no_longer_pending(self, event: Event) -> None:
+        if event.outcome is Outcome.PENDING:
+            self._stores[event.store].set_pending(event.index, False)
+
+    def _judge(self, event: Event, verdict: Future[None]) -> None:
+        # On the client's thread, or at once when there is no client any more.
+        if verdict.cancelled():
+            reason = "the client went away"
+        elif error := verdict.exception():
+            number = error.errno if isinstance(error, OSError) else None
+            why = errno.errorcode.get(number or 0, "no errno")
+            reason = f"the client refused the message with {why}: {error}"
+        else:
+            return
+        if self._ledger.settle(event, Outcome.BLOCKED, reason):
+            self._ended(event)

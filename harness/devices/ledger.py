@@ -11,19 +11,28 @@ import enum
 import itertools
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Final
 
 from harness.errors import CheckFailed
+from harness.events.ring import Ring
 from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
 
-HISTORY: Final = 65536
+EVENT_BYTES: Final = 512
+"""What an event takes in memory, with its reason and its places in the ledger."""
+HISTORY: Final = (32 << 20) // EVENT_BYTES
 """Events that are remembered after they have ended."""
-FINDINGS: Final = 1000
-"""Findings that are kept; a guest gone wild must not fill the host's memory."""
+MOST_UNANSWERED: Final = (32 << 20) // EVENT_BYTES
+"""Events that may be out; beyond that the oldest is given up, as lost."""
+FINDING_BYTES: Final = 256
+"""What a finding takes in memory, without its text."""
+FINDINGS_LIMIT: Final = 4 << 20
+"""Bytes of findings that are kept; a guest gone wild must not fill the host's memory."""
+SHOWN: Final = 20
+"""Events and findings that an error lists."""
 
 
 class Outcome(enum.StrEnum):
@@ -42,7 +51,7 @@ class Outcome(enum.StrEnum):
     DISABLED = "disabled"
     """The store was off, or did not grant this interrupt."""
     DROPPED = "dropped"
-    """Forgotten by a reset, or because its store was disabled while it was pending."""
+    """Forgotten: by a reset, with its store or its work descriptor, or because too many are out."""
 
 
 _TRANSITIONS: Final = {
@@ -52,15 +61,16 @@ _TRANSITIONS: Final = {
         Outcome.SENT,
         Outcome.BLOCKED,
         Outcome.DISABLED,
+        Outcome.DROPPED,
     },
-    Outcome.PENDING: {Outcome.SENT, Outcome.BLOCKED},
-    Outcome.SENT: {Outcome.BLOCKED},
+    Outcome.PENDING: {Outcome.SENT, Outcome.BLOCKED, Outcome.DROPPED},
+    Outcome.SENT: {Outcome.BLOCKED, Outcome.DROPPED},
     Outcome.BLOCKED: set[Outcome](),
     Outcome.MERGED: set[Outcome](),
     Outcome.DISABLED: set[Outcome](),
     Outcome.DROPPED: set[Outcome](),
 }
-"""What may follow; any event that still lives may be dropped besides."""
+"""What may follow."""
 
 
 @dataclass(slots=True, eq=False)
@@ -133,11 +143,14 @@ class Ledger:
         self._changed = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
         self._live: dict[int, Event] = {}  # raised and not yet ended, by sequence number
-        self._slots: dict[tuple[int, int], deque[Event]] = {}  # sent and unanswered, oldest first
+        # Sent and unanswered, oldest first, by sequence number: all, and those of each interrupt.
+        # These are ordered dictionaries because they end in any order: a plain one is slow to find
+        # its first item when many before it have been taken out.
+        self._sent: OrderedDict[int, Event] = OrderedDict()
+        self._slots: dict[tuple[int, int], OrderedDict[int, Event]] = {}
         self._pending: dict[tuple[int, int], Event] = {}
-        self._unanswered = 0
-        self._history: deque[Event] = deque(maxlen=HISTORY)
-        self._findings: list[Finding] = []
+        self._history: OrderedDict[int, Event] = OrderedDict()  # ended, by sequence number
+        self._findings: Ring[Finding] = Ring(FINDINGS_LIMIT)
         self._counts: Counter[Outcome] = Counter()
         self._answers = 0
 
@@ -173,30 +186,37 @@ class Ledger:
     def _move(self, event: Event, outcome: Outcome, reason: str) -> None:
         key = (event.store, event.index)
         if event.outcome is Outcome.SENT:
-            self._slots[key].remove(event)
-            self._unanswered -= 1
+            self._take_back(event)
         elif event.outcome is Outcome.PENDING:
             del self._pending[key]
         event.outcome, event.reason = outcome, reason
         self._counts[outcome] += 1
         if outcome is Outcome.SENT:
-            self._slots.setdefault(key, deque()).append(event)
-            self._unanswered += 1
+            self._sent[event.sequence] = event
+            if (slot := self._slots.get(key)) is None:
+                slot = self._slots[key] = OrderedDict()
+            slot[event.sequence] = event
+            if len(self._sent) > MOST_UNANSWERED:
+                self._give_up(next(iter(self._sent.values())))
         elif outcome is Outcome.PENDING:
             self._pending[key] = event
         else:
             self._end(event)
         self._changed.notify_all()
 
+    def _take_back(self, event: Event) -> None:
+        del self._sent[event.sequence]
+        del self._slots[event.store, event.index][event.sequence]
+
+    def _give_up(self, event: Event) -> None:
+        self._find_lost([event])
+        self._move(event, Outcome.DROPPED, f"{MOST_UNANSWERED} newer ones are unanswered")
+
     def _end(self, event: Event) -> None:
         del self._live[event.sequence]
-        self._history.append(event)
-
-    def drop_event(self, event: Event, reason: str) -> None:
-        """Forget one event that has not ended."""
-        with self._lock:
-            if event.sequence in self._live:
-                self._move(event, Outcome.DROPPED, reason)
+        self._history[event.sequence] = event
+        if len(self._history) > HISTORY:
+            self._history.popitem(last=False)
 
     def drop_all(self, reason: str) -> list[Event]:
         """Forget every event that has not ended, and return them."""
@@ -217,12 +237,12 @@ class Ledger:
         """Return the number of the oldest unanswered event sent on an interrupt, 0 for none."""
         with self._lock:
             slot = self._slots.get((store, index))
-            return slot[0].sequence if slot else 0
+            return next(iter(slot)) if slot else 0
 
     @property
     def unanswered(self) -> int:
         """Events sent and not yet answered."""
-        return self._unanswered
+        return len(self._sent)
 
     def answer(self, store: Store, index: int, sequence: int, cpu: int) -> Event | None:
         """Take a handler's answer; return the event it ends, None when it is a finding instead."""
@@ -238,8 +258,7 @@ class Ledger:
                 return None
             event.answered_at = time.monotonic_ns()
             event.cpu = cpu
-            self._slots[store, index].remove(event)
-            self._unanswered -= 1
+            self._take_back(event)
             self._answers += 1
             self._end(event)
             self._changed.notify_all()
@@ -249,8 +268,8 @@ class Ledger:
         self, event: Event | None, store: Store, index: int, sequence: int, cpu: int
     ) -> None:
         where = f"{store.name} {index} (CPU {cpu})"
-        if event is None:  # ended, or never there; findings are rare, so a search is good enough
-            event = next((old for old in reversed(self._history) if old.sequence == sequence), None)
+        if event is None:  # ended, or never there
+            event = self._history.get(sequence)
         if sequence == 0:
             kind, text = FindingKind.DOUBLED, f"{where}: the handler ran with nothing outstanding"
         elif event is None:
@@ -264,8 +283,8 @@ class Ledger:
         self._find(kind, store, index, sequence, text)
 
     def _find(self, kind: FindingKind, store: Store, index: int, sequence: int, text: str) -> None:
-        if len(self._findings) < FINDINGS:
-            self._findings.append(Finding(kind, store, index, sequence, text))
+        finding = Finding(kind, store, index, sequence, text)
+        self._findings.append(finding, FINDING_BYTES + len(text))
         self._changed.notify_all()
 
     # The test's side.
@@ -305,12 +324,12 @@ class Ledger:
     def mark(self) -> int:
         """Return a point in the list of findings, for :meth:`findings` and :meth:`assert_quiet`."""
         with self._lock:
-            return len(self._findings)
+            return self._findings.end
 
     def findings(self, since: int = 0) -> list[Finding]:
-        """Return what went wrong since a mark, in order of time."""
+        """Return what went wrong since a mark, in order of time: the newest, if it was a lot."""
         with self._lock:
-            return self._findings[since:]
+            return self._findings.since(since)
 
     def assert_quiet(self, since: int = 0) -> None:
         """Assert that nothing is outstanding and that nothing went wrong since a mark.
@@ -318,17 +337,23 @@ class Ledger:
         :raises CheckFailed: it names each event that is still out or pending, and each finding.
         """
         with self._lock:
-            wrong = [str(finding) for finding in self._findings[since:]]
-            wrong += [f"outstanding: {event}" for event in self._live.values()]
-        if wrong:
+            found = self._findings.end - since
+            live = list(self._live.values())
+            shown = [str(finding) for finding in self._findings.since(since)[:SHOWN]]
+        if found or live:
+            if found > len(shown):
+                shown.append(f"and {found - len(shown)} more findings")
+            shown += [f"outstanding: {event}" for event in live[:SHOWN]]
+            if len(live) > SHOWN:
+                shown.append(f"and {len(live) - SHOWN} more outstanding")
             raise CheckFailed(
-                f"the device is not quiet: {len(wrong)} points", evidence="\n".join(wrong)
+                f"the device is not quiet: {found + len(live)} points", evidence="\n".join(shown)
             )
 
     def events(self) -> list[Event]:
         """Return the events that ended, oldest first, and then those that live."""
         with self._lock:
-            return [*self._history, *self._live.values()]
+            return [*self._history.values(), *self._live.values()]
 
     def counts(self) -> dict[str, int]:
         """Return how many events came to each outcome, and ``answered``, since the beginning."""
@@ -339,5 +364,5 @@ class Ledger:
 
 
 def _list(events: list[Event]) -> str:
-    shown = [str(event) for event in events[:20]]
-    return "\n".join(shown + ([f"and {len(events) - 20} more"] if len(events) > 20 else []))
+    shown = [str(event) for event in events[:SHOWN]]
+    return "\n".join(shown + ([f"and {len(events) - SHOWN} more"] if len(events) > SHOWN else []))

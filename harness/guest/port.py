@@ -7,11 +7,13 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
-from harness.errors import GuestLost, HarnessError
+from harness.errors import GuestLost, HarnessError, ProtocolError
 from harness.guest.ssh import Lifeline
 from harness.host.deadline import Deadline
 
 ANSWER_SECONDS: Final = 20.0
+LONGEST_REPLY: Final = 64 << 20
+"""Bytes of a reply; the longest that the tool sends (a kernel log, a large file) are a few MiB."""
 GRACE_SECONDS: Final = 1.0
 """How long a closed port is given for its cause to become known."""
 
@@ -22,7 +24,8 @@ class LinePort:
     def __init__(self, connection: socket.socket, lifeline: Lifeline):
         self._connection = connection
         self._lifeline = lifeline
-        self._rest = b""
+        self._rest = bytearray()
+        """What came behind the last reply, or so far of the next one."""
 
     def ask(self, line: str, deadline: Deadline | None = None) -> str:
         """Send a line and return the line that comes back, without their line ends.
@@ -30,6 +33,7 @@ class LinePort:
         After a deadline that ran out, the reply may still come: the next request gets it.
 
         :raises DeadlineExpired: none came.
+        :raises ProtocolError: there is no end of it; nor is there of any later one.
         :raises GuestLost: the machine was lost.
         """
         if error := self._lifeline.error:
@@ -38,18 +42,24 @@ class LinePort:
         try:
             self._connection.settimeout(deadline.check())
             self._connection.sendall(line.encode() + b"\n")
-            while b"\n" not in self._rest:
+            end = self._rest.find(b"\n")
+            while end < 0:
+                if len(self._rest) > LONGEST_REPLY:
+                    raise ProtocolError(f"{len(self._rest)} bytes from the guest, and no line end")
                 self._connection.settimeout(deadline.check())
                 data = self._connection.recv(1 << 20)
                 if not data:
                     raise self._ended()
+                searched = len(self._rest)
                 self._rest += data
+                end = self._rest.find(b"\n", searched)
         except TimeoutError:
             raise self._lifeline.error or deadline.error() from None
         except OSError as error:
             raise self._ended() from error
-        reply, _, self._rest = self._rest.partition(b"\n")
-        return reply.decode(errors="replace")
+        reply = self._rest[:end].decode(errors="replace")
+        del self._rest[: end + 1]
+        return reply
 
     def _ended(self) -> HarnessError:
         return self._lifeline.wait_lost(GRACE_SECONDS) or GuestLost("the guest's port is closed")

@@ -1,7 +1,7 @@
 """The log of region accesses: what the guest (or its VFIO client) read and wrote, decoded.
 
 An access in this log is one that was trapped: stores to a mapped array never come here. The
-counters are exact; the list of accesses is bounded.
+counters are exact; of the accesses themselves the newest are kept.
 """
 
 from __future__ import annotations
@@ -9,32 +9,37 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from harness.events.ring import Ring
 from harness.spec.vfio import RegionIndex
 
 _log = logging.getLogger(__name__)
 
-LENGTH: Final = 100_000
-"""Accesses that are kept."""
+LIMIT: Final = 24 << 20
+"""Bytes of accesses that are kept: about 100,000."""
+ACCESS_BYTES: Final = 240
+"""What an access takes in memory, whatever its size."""
+SHOWN: Final = 8
+"""Bytes of an access that are kept: a client may read or write a region as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
 class Access:
     """One trapped access."""
 
-    when: float
-    """Seconds of the monotonic clock."""
+    when: int
+    """Nanoseconds of the monotonic clock."""
     area: StrEnum
     """The part of the function that it fell into: one of those that its log counts apart."""
     region: RegionIndex
     offset: int
     size: int
     value: int
+    """What was read or written; of a long access its first 8 bytes."""
     write: bool
     register: str
     """Name of what stands at the offset."""
@@ -60,6 +65,10 @@ class AccessCount:
         return self.reads + self.writes
 
 
+# An access as it is kept: time, area, region, offset, size, first bytes, whether it is a write.
+_Kept = tuple[int, StrEnum, int, int, int, bytes, bool]
+
+
 @dataclass(frozen=True, slots=True)
 class Mark:
     """The counters at one moment."""
@@ -79,27 +88,29 @@ class AccessLog:
         self._name = name_register
         self._lock = threading.Lock()
         self._counts = [0] * (2 * len(self._number))
-        self._kept: deque[tuple[float, StrEnum, int, int, bytes, bool]] = deque(maxlen=LENGTH)
+        self._kept: Ring[_Kept] = Ring(LIMIT)
 
     def record(self, area: StrEnum, region: int, offset: int, data: bytes, *, write: bool) -> None:
         """Take note of an access and the bytes that it carried."""
-        entry = (time.monotonic(), area, region, offset, data, write)
+        size = len(data)
+        if size > SHOWN:
+            data = data[:SHOWN]
+        entry = (time.monotonic_ns(), area, region, offset, size, data, write)
         with self._lock:
             self._counts[2 * self._number[area] + write] += 1
-            self._kept.append(entry)
+            self._kept.append(entry, ACCESS_BYTES)
         if _log.isEnabledFor(logging.DEBUG):
             _log.debug("%s", self._decode(entry))
 
-    def _decode(self, entry: tuple[float, StrEnum, int, int, bytes, bool]) -> Access:
-        when, area, region, offset, data, write = entry
+    def _decode(self, entry: _Kept) -> Access:
+        when, area, region, offset, size, data, write = entry
         return Access(
             when=when,
             area=area,
             region=RegionIndex(region),
             offset=offset,
-            size=len(data),
-            # A client reads config space as a whole: eight bytes of that are enough to look at.
-            value=int.from_bytes(data[:8], "little"),
+            size=size,
+            value=int.from_bytes(data, "little"),
             write=write,
             register=self._name(region, offset),
         )
@@ -107,7 +118,7 @@ class AccessLog:
     def accesses(self, area: StrEnum | None = None) -> list[Access]:
         """Return the accesses that are kept, oldest first, of one area or of all."""
         with self._lock:
-            kept = list(self._kept)
+            kept = self._kept.since()
         return [self._decode(entry) for entry in kept if area is None or entry[1] is area]
 
     def mark(self) -> Mark:

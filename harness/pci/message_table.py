@@ -10,7 +10,7 @@ import mmap
 import struct
 from typing import Final
 
-from harness.spec.msi import MESSAGE_ENTRY_RESET, MessageEntry, VectorControl
+from harness.spec.msi import MESSAGE_ENTRY_RESET, Message, MessageEntry, VectorControl
 
 ENTRY_SIZE: Final = MessageEntry.SIZE
 CONTROL_OFFSET: Final = 12
@@ -48,18 +48,10 @@ class MessageTable:
         """Change the bytes of an access that :meth:`allows` lets through."""
         self._buffer[offset : offset + len(data)] = data
 
-    def message(self, index: int) -> tuple[int, int]:
-        """Return the address and data that stand in an entry."""
-        address, data = _MESSAGE.unpack_from(self._buffer, index * ENTRY_SIZE)
-        return address, data
+    def message(self, index: int) -> Message:
+        """Return the message that stands in an entry."""
+        return Message(*_MESSAGE.unpack_from(self._buffer, index * ENTRY_SIZE))
 
     def mask_bit(self, index: int) -> bool:
         """Whether an entry's own mask bit is set."""
         return bool(self._buffer[index * ENTRY_SIZE + CONTROL_OFFSET] & MASK_BIT)
-
-
-def pending_bits(pending: set[int], offset: int, count: int) -> bytes:
-    """Return ``count`` bytes at ``offset`` of the bit array whose set bits are ``pending``."""
-    first = offset * 8
-    value = sum(1 << index - first for index in pending if first <= index < first + count * 8)
-    return value.to_bytes(count, "little")

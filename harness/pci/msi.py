@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from harness.pci.config_space import ConfigSpace
+from harness.pci.store import PendingBits
+from harness.spec.msi import Message
 from harness.spec.pci import CapabilityId, MsiControl, msi_offsets
 
 
-class MsiStore:
+class MsiStore(PendingBits):
     """State of MSI. The registers live in config space; the number of messages is latched.
 
     :param config: the function's config space, which has the capability.
     """
 
     def __init__(self, config: ConfigSpace):
-        self.pending: set[int] = set()
+        super().__init__()
         self._config = config
         self._place = config.capabilities[CapabilityId.MSI].offset
         control = MsiControl.unpack(config.get(self._place + 2, 2))
@@ -58,17 +60,18 @@ class MsiStore:
         """Whether the per-vector mask bit is set; it is in config space and holds, wired or not."""
         return bool(self._get("mask") >> index & 1)
 
-    def message(self, index: int) -> tuple[int, int]:
+    def message(self, index: int) -> Message:
         """Return the base message with the low bits of its data replaced by ``index``."""
         address = self._get("address_high") << 32 | self._get("address_low")
         low = (1 << self._log2) - 1
-        return address, self._get("data") & ~low | index & low
+        return Message(address, self._get("data") & ~low | index & low)
 
-    def show_pending(self) -> None:
-        """Copy the pending bits into their register, if this shape of the capability has one."""
+    def set_pending(self, index: int, pending: bool) -> None:
+        """Set or clear a pending bit; this shape of the capability may have a register for them."""
+        super().set_pending(index, pending)
         if "pending" in self._registers:
             offset, size = self._registers["pending"]
-            value = sum(1 << index for index in self.pending)
+            value = int.from_bytes(self.pending_bytes(0, size), "little")
             self._config.set(self._place + offset, size, value)
 
     def reset(self) -> None:

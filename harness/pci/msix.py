@@ -8,12 +8,13 @@ from harness.pci.message_table import (
     ENTRY_SIZE,
     MASK_BIT,
     MessageTable,
-    pending_bits,
 )
+from harness.pci.store import PendingBits
+from harness.spec.msi import NULL_MESSAGE, Message
 from harness.spec.pci import CapabilityId, MsixControl
 
 
-class MsixStore:
+class MsixStore(PendingBits):
     """State of MSI-X.
 
     The device works with a copy of each message: it is re-read from the table when the entry's mask
@@ -24,13 +25,13 @@ class MsixStore:
     """
 
     def __init__(self, config: ConfigSpace):
-        self.pending: set[int] = set()
+        super().__init__()
         self._config = config
         self._control_at = config.capabilities[CapabilityId.MSIX].offset + 2
         self.count = MsixControl.unpack(config.get(self._control_at, 2)).table_size + 1
         """Entries of the table."""
         self._table = MessageTable(bytearray(self.count * ENTRY_SIZE), self.count)
-        self._latched: list[tuple[int, int]] = [(0, 0)] * self.count
+        self._latched = [NULL_MESSAGE] * self.count
         self._on = False
         self._live = False
 
@@ -55,7 +56,7 @@ class MsixStore:
         """Whether the Function Mask bit is set, or the entry's own where the table is ours."""
         return not self._live or (not wired and self._table.mask_bit(index))
 
-    def message(self, index: int) -> tuple[int, int]:
+    def message(self, index: int) -> Message:
         """Return the message as it was when the entry was last unmasked."""
         return self._latched[index]
 
@@ -88,12 +89,12 @@ class MsixStore:
             and offset % count == 0
             and offset + count <= (self.count + 63) // 64 * 8
         ):
-            return pending_bits(self.pending, offset, count)
+            return self.pending_bytes(offset, count)
         return None
 
     def reset(self) -> None:
         """Return to the state after power-on; config space is reset by its owner."""
         self.pending.clear()
         self._table.reset()
-        self._latched = [(0, 0)] * self.count
+        self._latched = [NULL_MESSAGE] * self.count
         self._on = self._live = False

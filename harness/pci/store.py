@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Set
 from dataclasses import dataclass
 from typing import Protocol
 
 from harness.spec.interrupt import Store
+from harness.spec.msi import Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,10 +27,14 @@ class StoreEntry:
 
 
 class InterruptStore(Protocol):
-    """A store: pure state, changed by the function that owns it and holds its lock."""
+    """A store: pure state, looked at and changed under the lock of the function that owns it."""
 
-    pending: set[int]
-    """Interrupts raised while masked."""
+    @property
+    def pending(self) -> Set[int]:
+        """Interrupts raised while masked."""
+
+    def set_pending(self, index: int, pending: bool) -> None:
+        """Set or clear a pending bit."""
 
     def enabled(self, index: int) -> bool:
         """Whether the store is on and this interrupt is granted."""
@@ -36,5 +42,26 @@ class InterruptStore(Protocol):
     def masked(self, index: int, *, wired: bool) -> bool:
         """Whether a raised interrupt has to wait. ``wired``: its mask bit is the client's."""
 
-    def message(self, index: int) -> tuple[int, int]:
-        """Return the address and data to send."""
+    def message(self, index: int) -> Message:
+        """Return the message to send."""
+
+
+class PendingBits:
+    """The pending bits of a store, one for each interrupt: what every store begins with."""
+
+    def __init__(self) -> None:
+        self.pending: set[int] = set()
+        """Interrupts raised while masked."""
+
+    def set_pending(self, index: int, pending: bool) -> None:
+        """Set or clear a pending bit."""
+        if pending:
+            self.pending.add(index)
+        else:
+            self.pending.discard(index)
+
+    def pending_bytes(self, offset: int, count: int) -> bytes:
+        """Return ``count`` bytes at ``offset`` of the bit array."""
+        first = offset * 8
+        value = sum(1 << bit for bit in range(count * 8) if first + bit in self.pending)
+        return value.to_bytes(count, "little")

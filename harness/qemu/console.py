@@ -9,20 +9,24 @@ from __future__ import annotations
 import contextlib
 import re
 import socket
+import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Final
 
 from harness.errors import HarnessError
+from harness.events.ring import Ring
 from harness.host.deadline import Deadline
 
 TAIL_LINES: Final = 40
 """Lines that an error carries."""
 
-KEPT_LINES: Final = 4000
-"""Lines searched by a wait that begins late; the capture file has all of them."""
+KEPT_BYTES: Final = 1 << 20
+"""Bytes of lines searched by a wait that begins late; the capture file has all of them."""
+
+LONGEST_LINE: Final = 8192
+"""Characters without a line end after which one is assumed; the kernel's lines are below 1100."""
 
 LAST_WORDS_SECONDS: Final = 0.5
 """How long a fatal line is held back so that the report of the kernel behind it is complete."""
@@ -45,8 +49,7 @@ class Console:
         self._alarm = alarm
         self._on_alarm = on_alarm
         self._on_end = on_end
-        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self._count = 0
+        self._lines: Ring[str] = Ring(KEPT_BYTES)
         self._partial = ""
         self._ended = False
         self._failure: BaseException | None = None
@@ -88,11 +91,10 @@ class Console:
         seen = 0
         with self._changed:
             while True:
-                fresh = min(self._count - seen, len(self._lines))
-                for line in list(self._lines)[len(self._lines) - fresh :]:
+                for line in self._lines.since(seen):
                     if match := wanted.search(line):
                         return match
-                seen = self._count
+                seen = self._lines.end
                 if error := lost():
                     raise error
                 if self._ended:
@@ -144,10 +146,13 @@ class Console:
     def _take(self, data: bytes) -> list[str]:
         text = self._partial + data.decode(errors="replace")
         *lines, partial = text.split("\n")
+        if len(partial) > LONGEST_LINE:
+            lines.append(partial)
+            partial = ""
         lines = [_CONTROL.sub("", line) for line in lines]
         with self._changed:
-            self._lines.extend(lines)
-            self._count += len(lines)
+            for line in lines:
+                self._lines.append(line, sys.getsizeof(line))
             self._partial = partial
             if lines:
                 self._changed.notify_all()

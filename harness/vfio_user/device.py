@@ -55,13 +55,14 @@ class Bus(Protocol):
         Direct when the range is mapped with a file descriptor, else a DMA_READ message: then it
         blocks, and only deferred work may call it.
 
-        :raises OSError: the client refused; ``errno`` is its answer.
+        :raises OSError: the client refused (``errno`` is its answer), answered nonsense (EPROTO) or
+            not in time (ETIMEDOUT), or has gone; or the range leaves the address space (EFAULT).
         """
 
     def dma_write(self, address: int, data: bytes) -> None:
         """Write client memory; as :meth:`dma_read`.
 
-        :raises OSError: the client refused; ``errno`` is its answer.
+        :raises OSError: as :meth:`dma_read`.
         """
 
     def send_message(self, address: int, data: int) -> Future[None]:

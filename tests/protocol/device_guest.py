@@ -168,8 +168,11 @@ class Guest:
 
 
 @contextlib.contextmanager
-def guest_of(function: ImsFunction) -> Iterator[Guest]:
-    """Hold a server of a function and a guest with bus mastering on; nothing is left at exit."""
+def guest_of(function: ImsFunction, kind: type[Client] = Client) -> Iterator[Guest]:
+    """Hold a server of a function and a guest with bus mastering on; nothing is left at exit.
+
+    :param kind: the client, for one with manners of its own.
+    """
     ours, theirs = socket.socketpair()
 
     def deliver(address: int, data: bytes) -> None:
@@ -180,7 +183,7 @@ def guest_of(function: ImsFunction) -> Iterator[Guest]:
         guest.on_message()
         guest.messages.put((address, int.from_bytes(data, "little")))
 
-    with device_server(function, theirs), Client(ours, dma_write=deliver) as client:
+    with device_server(function, theirs), kind(ours, dma_write=deliver) as client:
         guest = Guest(function, client)
         guest.bus_master()
         try:

@@ -13,7 +13,8 @@ import pytest
 from harness.errors import DeadlineExpired, GuestPanic, HarnessError
 from harness.guest.kernel_log import alarm
 from harness.host.deadline import Deadline
-from harness.qemu.console import KEPT_LINES, LAST_WORDS_SECONDS, Console, watched_console
+from harness.qemu.console import KEPT_BYTES, LAST_WORDS_SECONDS, Console, watched_console
+from tests.memory_growth import memory_growth
 
 PANIC = b"[    1.0] Kernel panic - not syncing: x\n"
 
@@ -156,11 +157,25 @@ def test_typing_into_a_closed_console_is_an_error(guest: Guest) -> None:
 
 
 def test_the_newest_lines_are_kept(guest: Guest) -> None:
-    count = KEPT_LINES + 10
-    guest.end.sendall(b"".join(b"line %d\n" % n for n in range(count)))
-    guest.console.wait_for(f"^line {count - 1}$", soon())
+    line = b"x" * 2000
+    count = 2 * KEPT_BYTES // len(line)
+    with memory_growth() as growth:
+        guest.end.sendall(b"first\n" + b"".join(b"%d %s\n" % (n, line) for n in range(count)))
+        guest.console.wait_for(f"^{count - 1} ", soon())
+    assert growth.bytes < KEPT_BYTES + (1 << 18)
     lines = guest.console.text().splitlines()
-    assert (len(lines), lines[0]) == (KEPT_LINES, "line 10")
+    assert len(lines) > count // 4
+    assert lines[-1].startswith(f"{count - 1} ")
+    assert "first" not in lines
+
+
+def test_a_guest_that_prints_no_line_end_fills_no_memory(guest: Guest) -> None:
+    with memory_growth() as growth:
+        for _ in range(3 * KEPT_BYTES // 65536):
+            guest.end.sendall(b"x" * 65536)
+        guest.end.sendall(b"\nready\n")
+        guest.console.wait_for("^ready$", soon())
+    assert growth.bytes < KEPT_BYTES + (1 << 18)
 
 
 def test_an_error_of_a_watcher_surfaces_at_the_end() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import threading
 from collections.abc import Iterator
@@ -9,10 +10,12 @@ from dataclasses import dataclass
 
 import pytest
 
-from harness.errors import DeadlineExpired, GuestLost, GuestPanic
+from harness.errors import DeadlineExpired, GuestLost, GuestPanic, ProtocolError
+from harness.guest import port
 from harness.guest.port import LinePort, line_port
 from harness.host.deadline import Deadline
 from harness.qemu.vitals import Vitals
+from tests.memory_growth import memory_growth
 
 
 @dataclass
@@ -53,6 +56,29 @@ def test_a_long_answer_comes_whole(guest: Guest) -> None:
     thread.start()
     assert len(guest.port.ask("log")) == 3 << 20
     thread.join()
+
+
+def test_a_guest_that_floods_without_a_line_end_is_an_error_and_fills_no_memory(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(port, "LONGEST_REPLY", 4 << 20)
+    thread = threading.Thread(target=flood, args=(guest.connection,))
+    thread.start()
+    try:
+        with memory_growth() as growth:
+            for _ in range(2):
+                with pytest.raises(ProtocolError, match="no line end"):
+                    guest.port.ask("ping")
+        assert growth.bytes < 8 << 20
+    finally:
+        guest.connection.shutdown(socket.SHUT_RDWR)
+        thread.join()
+
+
+def flood(connection: socket.socket) -> None:
+    with contextlib.suppress(OSError):
+        while True:
+            connection.sendall(b"x" * 65536)
 
 
 def test_no_answer_ends_with_the_deadline(guest: Guest) -> None:

@@ -10,7 +10,7 @@ import pytest
 
 from harness.devices.ims_function.ims import ImsStore
 from harness.spec.ims_function import BAR_IMS_SIZE
-from harness.spec.msi import MessageEntry, VectorControl
+from harness.spec.msi import NULL_MESSAGE, Message, MessageEntry, VectorControl
 
 pytestmark = pytest.mark.capability("A4")
 
@@ -24,16 +24,16 @@ def ims(request: pytest.FixtureRequest) -> Iterator[ImsStore]:
 
 def test_every_entry_is_masked_and_null_after_power_on(ims: ImsStore) -> None:
     assert all(ims.masked(index) for index in range(2048))
-    assert ims.message(2047) == (0, 0)
+    assert ims.message(2047) == NULL_MESSAGE
 
 
 def test_an_entry_is_read_as_it_stands_now(ims: ImsStore) -> None:
     assert ims.write(16 * 7, (0xFEE00018).to_bytes(8, "little"))
     assert ims.write(16 * 7 + 8, (0x99).to_bytes(8, "little"))
-    assert ims.message(7) == (0xFEE00018, 0x99)
+    assert ims.message(7) == Message(0xFEE00018, 0x99)
     assert not ims.masked(7)
     assert ims.write(16 * 7 + 8, (0x9A).to_bytes(4, "little"))
-    assert ims.message(7) == (0xFEE00018, 0x9A)
+    assert ims.message(7) == Message(0xFEE00018, 0x9A)
 
 
 def test_reserved_bits_are_kept_to_be_seen_and_mask_nothing(ims: ImsStore) -> None:
@@ -71,7 +71,7 @@ def test_stores_to_the_mapped_file_are_seen_at_once() -> None:
         assert store.fd is not None
         with mmap.mmap(store.fd, BAR_IMS_SIZE) as guest:
             guest[32:48] = MessageEntry(0xFEE00038, 0x41, VectorControl(mask=0)).pack()
-            assert store.message(2) == (0xFEE00038, 0x41)
+            assert store.message(2) == Message(0xFEE00038, 0x41)
             assert not store.masked(2)
             store.reset()
             assert guest[44] == 1

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 
-from harness.devices.ledger import Event, FindingKind, Ledger, Outcome
+from harness.devices import ledger as ledger_module
+from harness.devices.ledger import (
+    EVENT_BYTES,
+    Event,
+    FindingKind,
+    Ledger,
+    Outcome,
+)
 from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
+from tests.memory_growth import memory_growth
 
 
 @pytest.fixture
@@ -196,3 +205,66 @@ def test_every_outcome_is_counted(ledger: Ledger) -> None:
     ledger.settle(ledger.open(Store.IMS, 0), Outcome.BLOCKED)
     counts = ledger.counts()
     assert (counts["raised"], counts["sent"], counts["blocked"], counts["answered"]) == (2, 1, 1, 1)
+
+
+# What a guest can make it keep
+
+
+def test_of_too_many_unanswered_events_the_oldest_is_given_up_and_named_as_lost(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger_module, "MOST_UNANSWERED", 3)
+    events = [sent(ledger, index) for index in range(4)]
+    assert [event.outcome for event in events[:2]] == [Outcome.DROPPED, Outcome.SENT]
+    assert (ledger.unanswered, ledger.oldest(Store.IMS, 0)) == (3, 0)
+    assert kinds(ledger) == [FindingKind.LOST]
+    with pytest.raises(CheckFailed, match="newer ones are unanswered"):
+        ledger.wait_answered(events[0], soon())
+
+
+def test_events_that_are_never_answered_are_bounded_in_bytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = 2000
+    monkeypatch.setattr(ledger_module, "MOST_UNANSWERED", many)
+    monkeypatch.setattr(ledger_module, "HISTORY", many)
+    monkeypatch.setattr(ledger_module, "FINDINGS_LIMIT", 0)
+    with memory_growth() as growth:
+        ledger = Ledger()
+        for _ in range(4 * many):
+            sent(ledger)
+    assert growth.bytes < 2 * many * EVENT_BYTES
+    assert ledger.unanswered == many
+
+
+def test_findings_are_bounded_in_bytes_and_none_goes_unnoticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    many = 3000
+    limit = 1 << 17
+    monkeypatch.setattr(ledger_module, "FINDINGS_LIMIT", limit)
+    ledger = Ledger()
+    mark = ledger.mark()
+    with memory_growth() as growth:
+        for number in range(many):
+            ledger.answer(Store.IMS, 0, 1_000_000 + number, 0)
+    assert 0.5 * limit < growth.bytes < limit
+    late = ledger.mark()
+    assert late - mark == many
+    assert ledger.findings()[-1].sequence == 1_000_000 + many - 1
+    ledger.answer(Store.IMS, 7, 0, 0)
+    with pytest.raises(CheckFailed, match="1 points") as caught:
+        ledger.assert_quiet(since=late)
+    assert "IMS 7" in str(caught.value)
+    with pytest.raises(CheckFailed, match=f"{many + 1} points"):
+        ledger.assert_quiet()
+
+
+def test_an_answer_is_found_without_a_search(ledger: Ledger) -> None:
+    """The newest of many on one interrupt first, and answers to what is long over."""
+    events = [sent(ledger) for _ in range(20_000)]
+    began = time.perf_counter()
+    for event in reversed(events):
+        assert ledger.answer(Store.IMS, 0, event.sequence, 0)
+        assert ledger.answer(Store.IMS, 0, event.sequence, 0) is None
+    assert time.perf_counter() - began < 5  # 0.2 s; with a search for each it takes minutes

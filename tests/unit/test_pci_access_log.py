@@ -9,8 +9,10 @@ import pytest
 from harness.devices.ims_function.address_map import AddressMap, Area
 from harness.devices.ims_function.config import config_space
 from harness.devices.ims_function.spec import ImsFunctionSpec
-from harness.pci.access_log import LENGTH, AccessCount, AccessLog, RefusalLog
+from harness.pci import access_log
+from harness.pci.access_log import AccessCount, AccessLog, RefusalLog
 from harness.spec.interrupt import Store
+from tests.memory_growth import memory_growth
 
 
 @pytest.fixture
@@ -105,12 +107,21 @@ def test_an_access_is_kept_decoded(address_map: AddressMap) -> None:
     assert [access.register for access in log.accesses(Area.IMS)] == ["IMS[0].data"]
 
 
-def test_counts_stay_exact_when_the_list_overflows(address_map: AddressMap) -> None:
+@pytest.mark.parametrize("size", [4, 64 << 10])
+def test_what_is_kept_is_bounded_in_bytes_and_the_counts_stay_exact(
+    address_map: AddressMap, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = 1 << 20
+    monkeypatch.setattr(access_log, "LIMIT", limit)
     log = AccessLog(Area, address_map.name)
-    for _ in range(LENGTH + 5):
-        log.record(Area.EVENTS, 0, 0xC000, bytes(4), write=False)
-    assert len(log.accesses()) == LENGTH
-    assert log.counts_since()[Area.EVENTS].reads == LENGTH + 5
+    many = 10_000
+    with memory_growth() as growth:
+        for number in range(many):
+            log.record(Area.IMS, 4, number * 4, number.to_bytes(size, "little"), write=True)
+    assert 0.5 * limit < growth.bytes < limit
+    assert log.counts_since()[Area.IMS].writes == many
+    newest = log.accesses()[-1]
+    assert (newest.size, newest.value) == (size, many - 1)
 
 
 def test_a_refused_access_counts_each_time_and_is_logged_once(

@@ -7,6 +7,7 @@ import pytest
 from harness.devices.ims_function.config import config_space
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.pci.msi import MsiStore
+from harness.spec.msi import Message
 from harness.spec.pci import CapabilityId
 
 pytestmark = pytest.mark.capability("A1")
@@ -65,17 +66,17 @@ def test_a_message_is_the_base_with_its_low_data_bits_replaced(msi: Msi) -> None
     msi.write(12, 2, 0x4127)
     msi.enable(2)
     assert [msi.store.message(index) for index in range(4)] == [
-        (0x1_FEE00218, 0x4124),
-        (0x1_FEE00218, 0x4125),
-        (0x1_FEE00218, 0x4126),
-        (0x1_FEE00218, 0x4127),
+        Message(0x1_FEE00218, 0x4124),
+        Message(0x1_FEE00218, 0x4125),
+        Message(0x1_FEE00218, 0x4126),
+        Message(0x1_FEE00218, 0x4127),
     ]
 
 
 def test_a_single_message_keeps_its_data_whole(msi: Msi) -> None:
     msi.write(12, 2, 0x4127)
     msi.enable(0)
-    assert msi.store.message(0)[1] == 0x4127
+    assert msi.store.message(0).data == 0x4127
 
 
 def test_the_32_bit_form_has_its_data_behind_the_low_address() -> None:
@@ -83,7 +84,7 @@ def test_the_32_bit_form_has_its_data_behind_the_low_address() -> None:
     msi.write(4, 4, 0xFEE00000)
     msi.write(8, 2, 0x40)
     msi.enable(0)
-    assert msi.store.message(0) == (0xFEE00000, 0x40)
+    assert msi.store.message(0) == Message(0xFEE00000, 0x40)
 
 
 @pytest.mark.parametrize(("is_64bit", "mask_at"), [(True, 0x10), (False, 0x0C)])
@@ -104,10 +105,12 @@ def test_without_per_vector_masking_nothing_is_masked() -> None:
 @pytest.mark.parametrize(("is_64bit", "pending_at"), [(True, 0x14), (False, 0x10)])
 def test_pending_bits_are_shown_and_cannot_be_written(is_64bit: bool, pending_at: int) -> None:
     msi = Msi(ImsFunctionSpec(msi_64bit=is_64bit))
-    msi.store.pending = {0, 31}
-    msi.store.show_pending()
+    for index in (0, 31):
+        msi.store.set_pending(index, True)
     msi.write(pending_at, 4, 0)
     assert msi.config.get(msi.place + pending_at, 4) == 0x80000001
+    msi.store.set_pending(31, False)
+    assert msi.config.get(msi.place + pending_at, 4) == 1
 
 
 def test_reset_takes_enable_and_pending_away(msi: Msi) -> None:

@@ -7,6 +7,7 @@ import pytest
 from harness.devices.ims_function.config import config_space
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.pci.msix import MsixStore
+from harness.spec.msi import NULL_MESSAGE, Message
 from harness.spec.pci import CapabilityId
 
 pytestmark = pytest.mark.capability("A2")
@@ -49,7 +50,7 @@ def test_an_entry_is_re_read_when_its_mask_bit_clears(msix: Msix) -> None:
     msix.control(ENABLE)
     msix.program(5, 0xFEE00018, 0x1)
     msix.mask(5, False)
-    assert msix.store.message(5) == (0xFEE00018, 0x1)
+    assert msix.store.message(5) == Message(0xFEE00018, 0x1)
 
 
 def test_an_entry_changed_while_unmasked_keeps_the_old_message(msix: Msix) -> None:
@@ -57,9 +58,9 @@ def test_an_entry_changed_while_unmasked_keeps_the_old_message(msix: Msix) -> No
     msix.program(5, 0xFEE00018, 0x1)
     msix.mask(5, False)
     msix.program(5, 0xFEE00038, 0x2)
-    assert msix.store.message(5) == (0xFEE00018, 0x1)
+    assert msix.store.message(5) == Message(0xFEE00018, 0x1)
     msix.mask(5, False)  # it was clear already: nothing clears
-    assert msix.store.message(5) == (0xFEE00018, 0x1)
+    assert msix.store.message(5) == Message(0xFEE00018, 0x1)
 
 
 def test_an_entry_changed_while_masked_is_not_re_read_before_unmask(msix: Msix) -> None:
@@ -68,9 +69,9 @@ def test_an_entry_changed_while_masked_is_not_re_read_before_unmask(msix: Msix) 
     msix.mask(5, False)
     msix.mask(5, True)
     msix.program(5, 0xFEE00038, 0x2)
-    assert msix.store.message(5) == (0xFEE00018, 0x1)
+    assert msix.store.message(5) == Message(0xFEE00018, 0x1)
     msix.mask(5, False)
-    assert msix.store.message(5) == (0xFEE00038, 0x2)
+    assert msix.store.message(5) == Message(0xFEE00038, 0x2)
 
 
 def test_unmasking_one_entry_re_reads_no_other(msix: Msix) -> None:
@@ -81,7 +82,7 @@ def test_unmasking_one_entry_re_reads_no_other(msix: Msix) -> None:
     msix.program(6, 0xFEE00018, 0x66)
     msix.mask(5, True)
     msix.mask(5, False)
-    assert msix.store.message(6) == (0xFEE00018, 6)
+    assert msix.store.message(6) == Message(0xFEE00018, 6)
 
 
 def test_clearing_function_mask_re_reads_the_entries_that_it_held(msix: Msix) -> None:
@@ -89,17 +90,17 @@ def test_clearing_function_mask_re_reads_the_entries_that_it_held(msix: Msix) ->
     msix.program(5, 0xFEE00018, 0x1)
     msix.mask(5, False)
     assert msix.store.masked(5)
-    assert msix.store.message(5) == (0, 0)
+    assert msix.store.message(5) == NULL_MESSAGE
     msix.control(ENABLE)
     assert not msix.store.masked(5)
-    assert msix.store.message(5) == (0xFEE00018, 0x1)
+    assert msix.store.message(5) == Message(0xFEE00018, 0x1)
 
 
 def test_a_qword_that_holds_data_and_unmask_is_taken_as_one(msix: Msix) -> None:
     msix.control(ENABLE)
     assert msix.store.table_write(16 * 5, (0xFEE00018).to_bytes(8, "little"))
     assert msix.store.table_write(16 * 5 + 8, (0x33).to_bytes(8, "little"))
-    assert msix.store.message(5) == (0xFEE00018, 0x33)
+    assert msix.store.message(5) == Message(0xFEE00018, 0x33)
 
 
 def test_a_wired_vector_is_masked_by_the_function_mask_alone(msix: Msix) -> None:
@@ -149,5 +150,5 @@ def test_reset_masks_every_entry_again(msix: Msix) -> None:
     msix.store.reset()
     msix.control(ENABLE)
     assert msix.store.masked(5)
-    assert msix.store.message(5) == (0, 0)
+    assert msix.store.message(5) == NULL_MESSAGE
     assert not msix.store.pending

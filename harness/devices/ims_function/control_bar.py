@@ -29,7 +29,7 @@ _EVENT_SLOTS = Register.EVENT_MSI
 
 
 class ControlBar:
-    """Reads and writes of BAR 0. The caller serialises writes to registers, not to event slots.
+    """Reads and writes of BAR 0; the caller holds the function's lock.
 
     :param bus: gives the client, for the doorbell.
     :param reset: resets the function's own state.

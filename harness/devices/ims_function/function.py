@@ -21,7 +21,7 @@ from harness.devices.ims_function.ims import ImsStore
 from harness.devices.ims_function.pending_watch import PendingWatch
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.ims_function.work_queue import WorkQueue
-from harness.devices.ledger import Event, Ledger, Outcome
+from harness.devices.ledger import Event, Ledger
 from harness.host.deadline import Deadline
 from harness.pci.access_log import AccessLog, RefusalLog
 from harness.pci.msi import MsiStore
@@ -37,9 +37,10 @@ from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region
 class ImsFunction:
     """One function. It owns the memory file of a mapped IMS array: use it as a context manager.
 
-    :param gate: checks the origin of the messages that the function sends itself.
+    Callbacks of the server and calls of the tests may come on any thread: each is a step of its own
+    under the function's lock, see :mod:`harness.devices.delivery`.
 
-    Callbacks of the server and calls of the tests may come on any thread.
+    :param gate: checks the origin of the messages that the function sends itself.
     """
 
     def __init__(self, spec: ImsFunctionSpec | None = None, gate: MessageGate | None = None):
@@ -68,9 +69,7 @@ class ImsFunction:
             ended=self._event_ended,
         )
         self.queue = WorkQueue(self, lambda: self.config.bus_master, self._lock)
-        self._watch = PendingWatch(
-            lambda: bool(self._ims.pending), self._look_at_pending, self._lock
-        )
+        self._watch = PendingWatch(self._is_watched, self._look_at_pending, self._lock)
         self._control = ControlBar(
             spec=spec,
             queue=self.queue,
@@ -149,12 +148,12 @@ class ImsFunction:
         wired = self._delivery.wired(store, index)
         # A client that has wired an MSI-X vector keeps the table, message and mask bit, to itself.
         elsewhere = wired and store is Store.MSIX
-        address, data = (None, None) if elsewhere else state.message(index)
+        message = state.message(index)
         return StoreEntry(
             store=store,
             index=index,
-            address=address,
-            data=data,
+            address=None if elsewhere else message.address,
+            data=None if elsewhere else message.data,
             masked=None if elsewhere else state.masked(index, wired=wired),
             pending=index in state.pending,
             enabled=state.enabled(index),
@@ -172,30 +171,33 @@ class ImsFunction:
 
     def send(self, event: Event) -> Future[None] | None:
         """Send an open event; return the client's verdict to come, if any."""
-        verdict = self._delivery.send(event)
-        if event.outcome is Outcome.PENDING:
-            self._held(event.store)
-        return verdict
-
-    def _held(self, store: Store) -> None:
         with self._lock:
-            if store is Store.MSI and self._msi:
-                self._msi.show_pending()
-            if store is Store.IMS and self.spec.ims_mapped:
+            verdict = self._delivery.send(event)
+            if self.spec.ims_mapped and self._is_watched():
                 self._watch.start()
+            return verdict
 
-    def _release(self, store: Store) -> None:
-        self._delivery.release(store)
-        if store is Store.MSI and self._msi:
-            self._msi.show_pending()
+    def abandon(self, event: Event, reason: str) -> None:
+        """Forget an open event that will not be sent."""
+        self._delivery.abandon(event, reason)
+
+    def _is_watched(self) -> bool:
+        return bool(self._ims.pending) and self._delivery.bus is not None
 
     def _look_at_pending(self) -> None:
-        # What goes wrong in a delivery has to end the server, so that is where it is done.
-        bus = self._delivery.bus
-        if bus is not None and any(
-            not self._ims.masked(index) for index in self._ims.pending.copy()
-        ):
-            bus.defer(lambda: self._release(Store.IMS))
+        # Not on the worker: it may be waiting for the client's memory.
+        try:
+            self._delivery.release(Store.IMS)
+        except Exception as error:
+            self._fail(error)
+
+    def _fail(self, error: Exception) -> None:
+        # What goes wrong here has to end the server, so that is where it is raised.
+        def fail() -> None:
+            raise error
+
+        if (bus := self._delivery.bus) is not None:
+            bus.defer(fail)
 
     def _event_ended(self, event: Event) -> None:
         if self._burst is not None:
@@ -247,8 +249,8 @@ class ImsFunction:
         """Send nothing more. The state stays as it was, to be looked at."""
         with self._lock:
             self._delivery.bus = None
+            self._delivery.drop_all("the client went away")
         self._watch.stop()
-        self._drop_all("the client went away")
 
     def reset(self) -> None:
         """Return to the state after power-on, config space included."""
@@ -263,26 +265,18 @@ class ImsFunction:
     def _reset_own_state(self) -> None:
         # CONTROL.reset: everything but config space, MSI and MSI-X.
         with self._lock:
+            self._delivery.drop_all("the function was reset")
             self._ims.reset()
             self.queue.reset()
             self.refusals.reset()
-            for store in (Store.MSI, Store.MSIX):
-                if store in self._stores:
-                    self._stores[store].pending.clear()
-            if self._msi:
-                self._msi.show_pending()
-            self._drop_all("the function was reset")
-
-    def _drop_all(self, reason: str) -> None:
-        for event in self.ledger.drop_all(reason):
-            self._event_ended(event)
 
     def region_read(self, region: int, offset: int, count: int) -> bytes:
         """Return what the guest reads; zero where the register map allows no such access."""
-        data = self._read(region, offset, count)
-        if data is None:
-            self.refusals.refuse(region, offset, count, write=False)
-            data = bytes(count)
+        with self._lock:
+            data = self._read(region, offset, count)
+            if data is None:
+                self.refusals.refuse(region, offset, count, write=False)
+                data = bytes(count)
         area = self.address_map.area(region, offset, count)
         self.accesses.record(area, region, offset, data, write=False)
         return data
@@ -290,15 +284,14 @@ class ImsFunction:
     def _read(self, region: int, offset: int, count: int) -> bytes | None:
         if region == regs.BAR_CONTROL:
             return self._control.read(offset, count)
-        with self._lock:
-            if region == RegionIndex.CONFIG:
-                return self.config.read(offset, count)
-            if region == regs.BAR_IMS:
-                return self._ims.read(offset, count)
-            if region == regs.BAR_MSIX and self._msix:
-                if offset >= regs.MSIX_PBA_OFFSET:
-                    return self._msix.pba_read(offset - regs.MSIX_PBA_OFFSET, count)
-                return self._msix.table_read(offset, count)
+        if region == RegionIndex.CONFIG:
+            return self.config.read(offset, count)
+        if region == regs.BAR_IMS:
+            return self._ims.read(offset, count)
+        if region == regs.BAR_MSIX and self._msix:
+            if offset >= regs.MSIX_PBA_OFFSET:
+                return self._msix.pba_read(offset - regs.MSIX_PBA_OFFSET, count)
+            return self._msix.table_read(offset, count)
         return None
 
     def region_write(self, region: int, offset: int, data: bytes) -> None:
@@ -306,30 +299,24 @@ class ImsFunction:
         area = self.address_map.area(region, offset, len(data))
         # Logged before it takes effect, so that what it sets off comes after it.
         self.accesses.record(area, region, offset, data, write=True)
-        if not self._write(area, region, offset, data):
-            self.refusals.refuse(region, offset, len(data), write=True)
+        with self._lock:
+            if not self._write(area, region, offset, data):
+                self.refusals.refuse(region, offset, len(data), write=True)
 
     def _write(self, area: Area, region: int, offset: int, data: bytes) -> bool:
         if area is Area.EVENTS:
             return self._control.answer(offset, data)
+        if area is Area.CONTROL:
+            return self._control.write(offset, data)
+        if region == RegionIndex.CONFIG:
+            return self._config_write(offset, data)
         done = False
-        with self._lock:
-            if area is Area.CONTROL:
-                done = self._control.write(offset, data)
-            elif area is Area.IMS:
-                done = self._ims.write(offset, data)
-            elif area is Area.MSIX_TABLE and self._msix:
-                done = self._msix.table_write(offset, data)
-            elif region == RegionIndex.CONFIG:
-                done = self._config_write(offset, data)
-        # Only what was written can have unmasked something; sending is done without the lock.
         if area is Area.IMS:
-            self._release(Store.IMS)
-        elif area is Area.MSIX_TABLE:
-            self._release(Store.MSIX)
-        elif region == RegionIndex.CONFIG:
-            self._release(Store.MSI)
-            self._release(Store.MSIX)
+            done = self._ims.write(offset, data)
+            self._delivery.release(Store.IMS)  # what was written may have unmasked an entry
+        elif area is Area.MSIX_TABLE and self._msix:
+            done = self._msix.table_write(offset, data)
+            self._delivery.release(Store.MSIX)
         return done
 
     def _config_write(self, offset: int, data: bytes) -> bool:
@@ -340,10 +327,12 @@ class ImsFunction:
             self._msix.registers_written()
         if self.config.initiates_flr(offset, data):
             self.reset()
+        self._delivery.release(Store.MSI)
+        self._delivery.release(Store.MSIX)
         return True
 
     def irqs_changed(self, index: int, start: int, count: int) -> None:
         """Send what waited for a wire: its mask bit is the client's from here on."""
         for store, number in WIRE.items():
             if number == index:
-                self._release(store)
+                self._delivery.release(store)

@@ -6,11 +6,13 @@ import fcntl
 import mmap
 import os
 
-from harness.pci.message_table import MessageTable, pending_bits
+from harness.pci.message_table import MessageTable
+from harness.pci.store import PendingBits
 from harness.spec.ims_function import BAR_IMS_SIZE, IMS_PENDING_SIZE
+from harness.spec.msi import Message
 
 
-class ImsStore:
+class ImsStore(PendingBits):
     """State of the IMS array. It has no enable bit: the mask bit of each entry is all there is.
 
     The device reads an entry whenever it sends its message, and keeps no copy: with a mapped array
@@ -21,7 +23,7 @@ class ImsStore:
     """
 
     def __init__(self, count: int, *, mapped: bool):
-        self.pending: set[int] = set()
+        super().__init__()
         self.count = count
         self.fd: int | None = None
         """The file that backs the whole BAR when the array is mapped; owned here."""
@@ -53,7 +55,7 @@ class ImsStore:
         """Whether the entry's mask bit is set."""
         return self._table.mask_bit(index)
 
-    def message(self, index: int) -> tuple[int, int]:
+    def message(self, index: int) -> Message:
         """Return the message that stands in the entry now."""
         return self._table.message(index)
 
@@ -71,7 +73,7 @@ class ImsStore:
     def pending_word(self, offset: int) -> int:
         """Return the dword at ``offset`` of the IMS_PENDING registers."""
         assert 0 <= offset < IMS_PENDING_SIZE
-        return int.from_bytes(pending_bits(self.pending, offset, 4), "little")
+        return int.from_bytes(self.pending_bytes(offset, 4), "little")
 
     def reset(self) -> None:
         """Mask every entry, and forget what is pending."""

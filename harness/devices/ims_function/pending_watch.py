@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from typing import Final
 
@@ -13,7 +14,7 @@ PERIOD: Final = 0.001
 class PendingWatch:
     """A thread that looks while something is pending, and only then.
 
-    :param wanted: whether anything is pending; asked under ``lock``.
+    :param wanted: whether anything is pending that could be sent; asked under ``lock``.
     :param look: delivers what is due; must not raise.
     :param lock: held by the caller of :meth:`start`, and while the thread decides to end: an entry
         that becomes pending meanwhile is thus never left without a watch.
@@ -34,12 +35,16 @@ class PendingWatch:
             self._thread.start()
 
     def _run(self) -> None:
-        while not self._stop.wait(PERIOD):
+        pause = PERIOD
+        while not self._stop.wait(pause):
             with self._lock:
                 if not self._wanted():
                     self._thread = None
                     return
+            began = time.monotonic()
             self._look()
+            # Thousands of pending entries take a while: the lock is for others at least as long.
+            pause = max(PERIOD, time.monotonic() - began)
 
     def stop(self) -> None:
         """End the watch; returns when the thread is gone. The lock must not be held."""

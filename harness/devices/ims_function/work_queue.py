@@ -47,7 +47,10 @@ class Interrupts(Protocol):
         """Return a new event that is not yet decided."""
 
     def send(self, event: Event) -> Future[None] | None:
-        """Send an event; return the client's verdict to come, if any."""
+        """Send an open event; return the client's verdict to come, if any."""
+
+    def abandon(self, event: Event, reason: str) -> None:
+        """Forget an open event that will not be sent."""
 
 
 class WorkQueue:
@@ -156,14 +159,24 @@ class WorkQueue:
         status = self._check(descriptor)
         event = None
         if status is CompletionStatus.SUCCESS and descriptor.opcode == Opcode.INTERRUPT:
-            event = self._interrupts.open(Store(descriptor.store), descriptor.index)
+            with self._lock:
+                # Opened in the life that the descriptor belongs to, it goes when that ends.
+                if life is not self._life:
+                    return
+                event = self._interrupts.open(Store(descriptor.store), descriptor.index)
         # The handler of the interrupt shall find the record there, and whoever polls it shall not
         # take it for done before the fate of the interrupt is known: the status comes last.
         record = CompletionRecord(
             CompletionStatus.PENDING, event.sequence if event else 0, descriptor.cookie
         ).pack()
         if descriptor.completion:
-            bus.dma_write(descriptor.completion, record)
+            try:
+                bus.dma_write(descriptor.completion, record)
+            except OSError as error:
+                if event is not None:
+                    reason = f"its completion record cannot be written: {error.strerror or error}"
+                    self._interrupts.abandon(event, reason)
+                raise
         if event is not None:
             refused = _was_refused(self._interrupts.send(event))
             if event.outcome is Outcome.DROPPED or life is not self._life:

@@ -1,0 +1,1 @@
+"""What is kept of what happened: bounded in bytes, whoever fills it."""
