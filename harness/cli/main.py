@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, Protocol, cast
 
+from harness.cli.log_handler import LossyHandler
 from harness.errors import HarnessError, Verdict
 from harness.host.signals import Interrupted, signals_as_interrupt
 
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(
         level=[logging.WARNING, logging.INFO, logging.DEBUG][min(args.verbose, 2)],
         format="%(relativeCreated)7d ms %(name)s: %(message)s",
+        handlers=[LossyHandler(sys.__stderr__.fileno())] if sys.__stderr__ else None,
     )
     try:
         with signals_as_interrupt():

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Final
 
+from harness.events.limited_log import LimitedLog
 from harness.events.ring import Ring
 from harness.spec.vfio import RegionIndex
 
@@ -138,9 +139,10 @@ class AccessLog:
 
 
 class RefusalLog:
-    """Counts accesses that the register map does not allow; each place is logged once."""
+    """Counts accesses that the register map does not allow; each place is logged once, at most."""
 
     def __init__(self) -> None:
+        self._log = LimitedLog(_log)
         self.count = 0
         """Refused accesses since the last reset; 32 bits, as the register that shows it."""
         self._seen: set[tuple[int, int, int, bool]] = set()
@@ -152,7 +154,8 @@ class RefusalLog:
         # A guest that scans a BAR must not fill the log, nor this set.
         if place not in self._seen and len(self._seen) < 1000:
             self._seen.add(place)
-            _log.warning(
+            self._log.log(
+                logging.WARNING,
                 "refused: a %d-byte %s at %s+%#x",
                 size,
                 "write" if write else "read",

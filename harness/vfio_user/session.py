@@ -31,6 +31,7 @@ from concurrent.futures import Future
 from typing import Final
 
 from harness.errors import ProtocolError
+from harness.events.limited_log import LimitedLog
 from harness.spec.vfio import (
     Command,
     DmaMapFlags,
@@ -44,7 +45,6 @@ from harness.vfio_user.description import Description
 from harness.vfio_user.device import Device
 from harness.vfio_user.guest_memory import GuestMemory
 from harness.vfio_user.interrupts import Interrupts
-from harness.vfio_user.limited_log import LimitedLog
 from harness.vfio_user.requests import Requests
 from harness.vfio_user.wire import Capabilities, Described, Message
 

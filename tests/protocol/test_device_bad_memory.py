@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -11,6 +12,7 @@ import pytest
 
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ledger import Outcome
+from harness.events.limited_log import BURST
 from harness.spec.ims_function import BAR_IMS, Opcode, Register, WorkDescriptor
 from harness.spec.interrupt import Store
 from harness.spec.vfio import Command
@@ -148,3 +150,14 @@ def test_a_descriptor_that_a_reset_overtakes_raises_nothing(guest: Guest) -> Non
         deadline.check()
     assert guest.function.ledger.events() == []
     assert not any(entry.pending for entry in guest.function.stores())
+
+
+def test_a_guest_that_stops_its_queue_over_and_over_does_not_fill_the_log(
+    guest: Guest, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3 * BURST):
+            guest.write(Register.CONTROL, 1)
+            guest.write(Register.CONTROL, 0)
+    stopped = [text for text in caplog.messages if "the work queue stopped" in text]
+    assert len(stopped) == BURST

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
+from harness.events import limited_log
+from harness.events.limited_log import LimitedLog
 from harness.spec.vfio import Command, MessageFlags
 from harness.vfio_user import channel as channel_module
-from harness.vfio_user import limited_log, wire
 from harness.vfio_user import server as server_module
+from harness.vfio_user import wire
 from harness.vfio_user.channel import Channel
 from harness.vfio_user.client import Client
-from harness.vfio_user.limited_log import LimitedLog
 from harness.vfio_user.server import DeviceServer, device_server
 from harness.vfio_user.wire import Message
 from tests.protocol.conftest import open_files

@@ -10,6 +10,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Final, Protocol
 
 from harness.devices.ledger import Event, Outcome
+from harness.events.limited_log import LimitedLog
 from harness.host.deadline import Deadline
 from harness.spec.ims_function import (
     WQ_SIZE_MAX,
@@ -68,6 +69,7 @@ class WorkQueue:
         self._interrupts = interrupts
         self._may_master = may_master
         self._lock = lock
+        self._log = LimitedLog(_log)
         self.under_way = False
         """Whether a descriptor is being carried out: until then guest memory may be written."""
         self.reset()
@@ -110,7 +112,7 @@ class WorkQueue:
             self._fail(f"{size} is no size for a ring")
 
     def _fail(self, why: str) -> None:
-        _log.warning("the work queue stopped: %s", why)
+        self._log.log(logging.WARNING, "the work queue stopped: %s", why)
         self.error = why
 
     def ring(self, tail: int, bus: Bus | None) -> bool:
