@@ -24,7 +24,6 @@ class ImsStore(PendingBits):
 
     def __init__(self, count: int, *, mapped: bool):
         super().__init__()
-        self.count = count
         self.fd: int | None = None
         """The file that backs the whole BAR when the array is mapped; owned here."""
         self._mapping: mmap.mmap | None = None
