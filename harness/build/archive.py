@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import ConfigError, MissingRequirement
+from harness.host.cache import Cache, digest
 from harness.host.deadline import Deadline
 from harness.host.process import find_tool, run
 
@@ -31,6 +32,9 @@ _KEYRINGS: Final = (
     "/usr/share/keyrings/debian-archive-keyring.pgp",
 )
 _KEYRING_HINT: Final = "install the package debian-archive-keyring"
+
+_APT_DIRECTORY: Final = Path("/etc/apt")
+_ARCHIVE: Final = "archive"
 
 _FORMAT: Final = "$(REPO_URI)|$(RELEASE)|$(CODENAME)|$(SOURCESENTRY)"
 
@@ -101,6 +105,32 @@ def find_archive() -> Archive:
     )
     options = tuple(line for line in config.stdout.splitlines() if _OPTION.fullmatch(line))
     return Archive(uri.rstrip("/"), _find_keyring(mine), options)
+
+
+def archive_uri(cache: Cache) -> str:
+    """Return where the archive is, as a part of keys.
+
+    apt, which takes most of a second to tell, is asked again when its configuration has changed.
+
+    :raises MissingRequirement, ConfigError: as :func:`find_archive`.
+    """
+    if uri := os.environ.get(MIRROR_VARIABLE):
+        return uri.rstrip("/")
+    files = [Path("/etc/os-release"), *sorted(_APT_DIRECTORY.rglob("*"))]
+    if given := os.environ.get("APT_CONFIG"):
+        files.append(Path(given))
+    signatures = [(str(path), path.stat().st_mtime_ns) for path in files if path.exists()]
+    key = digest(signatures)
+    if entry := cache.find("probe", _ARCHIVE, key):
+        return (entry / _ARCHIVE).read_text()
+    uri = find_archive().uri
+
+    def make(entry: Path, _log: Path) -> None:
+        (entry / _ARCHIVE).write_text(uri)
+
+    if cache.directory.is_dir():  # who only looks does not make one
+        cache.provide("probe", _ARCHIVE, key, make)
+    return uri
 
 
 def parse_targets(listing: str) -> list[IndexTarget]:

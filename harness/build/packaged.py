@@ -40,7 +40,11 @@ def provide_packaged(roots: Roots, recipe: KernelRecipe, *, newest: bool = False
             deadline=Deadline(120, "depmod"),
         )
 
-    entry = roots.provide(KIND, recipe.name, recipe.root, finish, newest=newest)
+    def booted(entry: Path) -> list[Path]:
+        kernel = _describe(recipe, entry)
+        return [kernel.vmlinuz, *kernel.modules.glob("modules.*")]
+
+    entry = roots.provide(KIND, recipe.name, recipe.root, finish, newest=newest, sealed=booted)
     return _describe(recipe, entry)
 
 

@@ -8,6 +8,7 @@ directory too, and aborts when it finds those of another version there.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -19,19 +20,25 @@ from pathlib import Path
 from typing import Any, Final
 
 from harness.build.roots import RootRecipe, Roots, read_packages
-from harness.build.unpacked import loader_command
+from harness.build.unpacked import LIBRARIES, loader_command
 from harness.errors import BuildError, DeadlineExpired, LaunchError, MissingRequirement
-from harness.host.cache import Cache, digest
+from harness.host.cache import Cache, digest, digest_of_files
 from harness.host.deadline import Deadline
-from harness.host.process import running, tail_of_file
+from harness.host.process import run, running, tail_of_file
+from harness.host.seal import content_digest
 
 QEMU_VARIABLE: Final = "IMSH_QEMU"
 """Environment variable that names the QEMU program to use."""
+
+_FORMAT: Final = 2
+"""Raised when other questions are asked."""
 
 PROGRAM: Final = "qemu-system-x86_64"
 NEEDED_DEVICES: Final = ("vfio-user-pci", "intel-iommu")
 
 _FIRMWARE: Final = ("usr/share/qemu", "usr/share/seabios")
+_FIRMWARE_FILES: Final = ("bios-256k.bin", "kvmvapic.bin", "linuxboot_dma.bin")
+"""What our machines load of it (-machine q35, -kernel)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +58,18 @@ class QemuBinary:
     """What it says of itself over QMP: "11.1.3 (Debian 1:11.1.3+ds-1)"."""
     origin: str
     """Where it comes from, for reports: a path, or the package and its version."""
+    digest: str
+    """Stands for the bytes of the program, its libraries if they are its own, and its firmware."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Answers:
     version: str
     missing: tuple[str, ...]
+    data: tuple[str, ...]
+    """Directories in which it looks for firmware."""
+    program: str
+    """Digest of the program's file."""
 
 
 def provide_qemu(roots: Roots, cache: Cache, recipe: QemuRecipe) -> QemuBinary:
@@ -67,7 +80,7 @@ def provide_qemu(roots: Roots, cache: Cache, recipe: QemuRecipe) -> QemuBinary:
     """
     if binary := _of_host(cache):
         return binary
-    entry = roots.provide("qemu", PROGRAM, recipe.root, _remember_answers)
+    entry = roots.provide("qemu", PROGRAM, recipe.root, _remember_answers, sealed=_loaded_files)
     return _unpacked(entry)
 
 
@@ -99,7 +112,7 @@ def _given(cache: Cache, given: str) -> QemuBinary:
             f"lacks {', '.join(answers.missing)}",
             hint=f"unset {QEMU_VARIABLE} to let imsh fetch one, or name QEMU 10.1 or later",
         )
-    return QemuBinary((path,), answers.version, path)
+    return _host_binary(path, answers)
 
 
 def _system(cache: Cache, path: str) -> QemuBinary | None:
@@ -107,13 +120,20 @@ def _system(cache: Cache, path: str) -> QemuBinary | None:
         answers = _ask_once(cache, path)
     except MissingRequirement:
         return None
-    return None if answers.missing else QemuBinary((path,), answers.version, path)
+    return None if answers.missing else _host_binary(path, answers)
+
+
+def _host_binary(path: str, answers: _Answers) -> QemuBinary:
+    firmware = [Path(place, name) for place in answers.data for name in _FIRMWARE_FILES]
+    contents = digest(answers.program, digest_of_files(path for path in firmware if path.exists()))
+    return QemuBinary((path,), answers.version, path, contents)
 
 
 def _ask_once(cache: Cache, path: str) -> _Answers:
     """Return what a program of the host answers; it is asked again only when the file changes."""
     status = Path(path).stat()
-    key = digest(path, status.st_size, status.st_mtime_ns, NEEDED_DEVICES)
+    key = digest(_FORMAT, path, status.st_ino, status.st_size, status.st_mtime_ns,
+                 status.st_ctime_ns, NEEDED_DEVICES)  # fmt: skip
 
     def make(entry: Path, _log: Path) -> None:
         _store(entry, _ask([path]))
@@ -143,7 +163,9 @@ def _unpacked(entry: Path) -> QemuBinary:
     package = next(
         (line for line in read_packages(entry) if line.startswith("qemu-system-x86 ")), "qemu"
     )
-    return QemuBinary(_unpacked_argv(entry), _stored(entry).version, f"package {package}")
+    return QemuBinary(
+        _unpacked_argv(entry), _stored(entry).version, f"package {package}", content_digest(entry)
+    )
 
 
 def _unpacked_argv(entry: Path) -> tuple[str, ...]:
@@ -157,14 +179,24 @@ def _unpacked_argv(entry: Path) -> tuple[str, ...]:
     return (*loader, str(program), *firmware)
 
 
+def _loaded_files(entry: Path) -> list[Path]:
+    """Return the files of an unpacked QEMU that a running one may have read."""
+    root = entry / "root"
+    places = [root / place for place in (*_FIRMWARE, *LIBRARIES)]
+    files = {path.resolve() for place in places for path in place.rglob("*") if path.is_file()}
+    files |= {Path(word).resolve() for word in _unpacked_argv(entry) if Path(word).is_file()}
+    return sorted(path for path in files if path.is_relative_to(entry))
+
+
 def _store(entry: Path, answers: _Answers) -> None:
-    text = json.dumps({"version": answers.version, "missing": answers.missing})
-    (entry / "answers.json").write_text(text)
+    (entry / "answers.json").write_text(json.dumps(dataclasses.asdict(answers)))
 
 
 def _stored(entry: Path) -> _Answers:
     answers = json.loads((entry / "answers.json").read_text())
-    return _Answers(answers["version"], tuple(answers["missing"]))
+    return _Answers(
+        answers["version"], tuple(answers["missing"]), tuple(answers["data"]), answers["program"]
+    )
 
 
 def _ask(argv: Sequence[str]) -> _Answers:
@@ -204,7 +236,13 @@ def _ask(argv: Sequence[str]) -> _Answers:
             ) from error
     number = "{major}.{minor}.{micro}".format(**greeting["qemu"])
     package = greeting["package"]
-    return _Answers(f"{number} ({package})" if package else number, tuple(missing))
+    places = run([*argv, "-L", "help"], deadline=deadline, check=False).stdout.splitlines()
+    return _Answers(
+        version=f"{number} ({package})" if package else number,
+        missing=tuple(missing),
+        data=tuple(places),
+        program=digest_of_files([Path(argv[0])]),
+    )
 
 
 def _execute(stream: Any, command: str, arguments: Mapping[str, str]) -> dict[str, Any]:

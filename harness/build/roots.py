@@ -13,18 +13,19 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.build.archive import Archive, find_archive
+from harness.build.archive import Archive, archive_uri, find_archive
 from harness.build.namespace import MOUNT_POINTS, as_root, run_step
 from harness.build.pool import Pool
-from harness.errors import BuildError
+from harness.errors import BuildError, MissingRequirement
 from harness.host.cache import Cache, digest
 from harness.host.deadline import Deadline
 from harness.host.process import find_tool
+from harness.host.seal import all_files
 
 TOOL_SUITE: Final = "trixie"
 """Where mmdebstrap is taken from: a perl script, which also runs on older hosts."""
@@ -32,7 +33,7 @@ TOOL_SUITE: Final = "trixie"
 PACKAGES_FILE: Final = "packages"
 """In an entry: one line "name version" for every package of the root."""
 
-_FORMAT: Final = 1
+_FORMAT: Final = 2
 """Raised when this module or a caller's ``finish`` makes other roots of the same recipe."""
 
 _SECONDS: Final = 1800.0
@@ -77,17 +78,22 @@ class Roots:
         finish: Callable[[Path, Path], None] | None = None,
         *,
         newest: bool = False,
+        sealed: Callable[[Path], Iterable[Path]] = all_files,
     ) -> Path:
         """Return the entry of a root, after making it if need be: ``root/`` and ``packages``.
 
-        ``finish(entry, log)`` completes it, e.g. runs something in it. The key is the recipe: what
-        the archive has newer today goes into a root that is there only if ``newest`` asks for it.
-        Then another is made, if there is anything newer, and replaces the one that is there.
+        ``finish(entry, log)`` completes it, e.g. runs something in it. The key is the recipe and
+        the archive: what that has newer today goes into a root that is there only if ``newest``
+        asks for it. Then another is made, if there is anything newer, and replaces the one that is
+        there.
+
+        :param sealed: as for :meth:`Cache.provide <harness.host.cache.Cache.provide>`.
 
         :raises BuildError: a step failed; it names the step, and its evidence is the log's tail.
         :raises MissingRequirement: the host lacks something.
         """
-        wanted = self._newest(f"{kind}-{name}", recipe) if newest else None
+        key = self.key(recipe)
+        wanted = self._newest(f"{kind}-{name}-{key}", recipe) if newest else None
 
         def make(entry: Path, log: Path) -> None:
             self._make(recipe, entry, log, replaced=self.find(kind, name, recipe))
@@ -98,15 +104,26 @@ class Roots:
             return wanted is not None and read_packages(entry) != wanted
 
         return self._cache.provide(
-            kind, name, root_key(recipe), make, state=self._state(), stale=stale
+            kind, name, key, make, state=self._state(), stale=stale, sealed=sealed
         )
 
     def find(self, kind: str, name: str, recipe: RootRecipe) -> Path | None:
-        """Return the entry of a root when it is there."""
-        return self._cache.find(kind, name, root_key(recipe))
+        """Return the entry of a root when it is there: None, too, when no archive can be named."""
+        try:
+            return self._cache.find(kind, name, self.key(recipe))
+        except MissingRequirement:
+            return None
+
+    def key(self, recipe: RootRecipe) -> str:
+        """Return the cache key of a root.
+
+        :raises MissingRequirement, ConfigError: there is no archive to make it from.
+        """
+        return root_key(recipe, archive_uri(self._cache))
 
     def _make(self, recipe: RootRecipe, entry: Path, log: Path, *, replaced: Path | None) -> None:
-        command = self._command(recipe, entry / "root")
+        answer = entry / "answer"
+        command = self._command(recipe, entry / "root", answer=answer)
         with self._pool.held():
             run_step(
                 command,
@@ -114,7 +131,8 @@ class Roots:
                 log=log,
                 deadline=Deadline(_SECONDS, "mmdebstrap"),
             )
-            packages = _chosen_packages(log)
+            packages = _chosen_packages(answer)
+            answer.unlink()
             (entry / PACKAGES_FILE).write_text("".join(f"{package}\n" for package in packages))
             self._pool.drop_all_but(used_packages(self._cache, besides=replaced))
         for name in MOUNT_POINTS:
@@ -122,24 +140,27 @@ class Roots:
 
     def _newest(self, name: str, recipe: RootRecipe) -> tuple[str, ...]:
         """Return the packages that a root would have now. Only package lists are fetched."""
-        log = self._cache.directory / "logs" / f"{name}.newest.log"
-        log.parent.mkdir(parents=True, exist_ok=True)
+        answer = self._cache.directory / "logs" / f"{name}.newest.log"
+        answer.parent.mkdir(parents=True, exist_ok=True)
         with (
             self._cache.progress.step(f"looking for newer packages: {name}"),
             tempfile.TemporaryDirectory(prefix="imsh-") as directory,
         ):
             command = self._command(recipe, Path(directory, "root"), "--simulate", "--verbose")
             with self._pool.held():
-                log.write_bytes(b"")
+                answer.write_bytes(b"")
                 run_step(
                     command,
                     step=f"looking for newer packages in {', '.join(recipe.suites)}",
-                    log=log,
+                    log=answer,
                     deadline=Deadline(_SECONDS, "mmdebstrap"),
                 )
-                return _chosen_packages(log)
+                return _chosen_packages(answer)
 
-    def _command(self, recipe: RootRecipe, root: Path, *more_options: str) -> list[str]:
+    def _command(
+        self, recipe: RootRecipe, root: Path, *more_options: str, answer: Path | None = None
+    ) -> list[str]:
+        """Return what makes a root; apt's choice of packages goes to the file ``answer``."""
         archive = find_archive()
         perl = find_tool("perl")
         script = self._provide_tool(archive)
@@ -150,6 +171,7 @@ class Roots:
         report = (
             'APT_CONFIG="$MMDEBSTRAP_APT_CONFIG" apt-get --simulate --quiet=2 install '
             + shlex.join(recipe.packages)
+            + (f" >{shlex.quote(str(answer))}" if answer else "")
         )
         options = self._options(archive)
         if len(recipe.suites) > 1:
@@ -231,9 +253,9 @@ class Roots:
         return state
 
 
-def root_key(recipe: RootRecipe) -> str:
-    """Return the cache key of a root."""
-    return digest(_FORMAT, recipe)
+def root_key(recipe: RootRecipe, uri: str) -> str:
+    """Return the cache key of a root that is made from the archive at ``uri``."""
+    return digest(_FORMAT, recipe, uri)
 
 
 def read_packages(entry: Path) -> tuple[str, ...]:
@@ -252,9 +274,9 @@ def used_packages(cache: Cache, *, besides: Path | None = None) -> set[str]:
     return found
 
 
-def _chosen_packages(log: Path) -> tuple[str, ...]:
+def _chosen_packages(answer: Path) -> tuple[str, ...]:
     """Return what apt, when it simulates, says that it would install."""
-    chosen = re.findall(r"(?m)^Inst (\S+) (?:\[\S*\] )?\((\S+)", log.read_text())
+    chosen = re.findall(r"(?m)^Inst (\S+) (?:\[\S*\] )?\((\S+)", answer.read_text())
     if not chosen:
-        raise BuildError("apt did not say which packages it chose", hint=f"the log: {log}")
+        raise BuildError("apt did not say which packages it chose", hint=f"it said: {answer}")
     return tuple(f"{name} {version}" for name, version in sorted(set(chosen)))

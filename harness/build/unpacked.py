@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 _LOADERS: Final = ("usr/lib64/ld-linux-x86-64.so.2", "lib64/ld-linux-x86-64.so.2")
-_LIBRARIES: Final = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
+LIBRARIES: Final = ("usr/lib/x86_64-linux-gnu", "lib/x86_64-linux-gnu")
 
 
 def loader_command(root: Path) -> tuple[str, ...] | None:
@@ -18,4 +18,4 @@ def loader_command(root: Path) -> tuple[str, ...] | None:
     loader = next((root / path for path in _LOADERS if (root / path).exists()), None)
     if loader is None:
         return None
-    return str(loader), "--library-path", ":".join(str(root / path) for path in _LIBRARIES)
+    return str(loader), "--library-path", ":".join(str(root / path) for path in LIBRARIES)

@@ -3,10 +3,11 @@
     <cache>/<kind>/<name>-<key>/            complete; replaced as a whole or not at all
     <cache>/<kind>/<name>-<key>.partial/    being made by the holder of its lock, or left over
     <cache>/locks/                          one flock file an entry; the dead hold no locks
-    <cache>/logs/<kind>-<name>.log          what making it printed, the last time
+    <cache>/logs/<kind>-<name>-<key>.log    what making it printed, the last time
 
-An entry appears by one rename, so that it is either complete or not there. Nothing is fsynced:
-after a power cut the cache may be deleted as a whole.
+An entry appears by one rename, so that it is either complete or not there. It is sealed
+(:mod:`harness.host.seal`): one that is damaged is made again. Nothing is fsynced: what a power cut
+damages is found by that.
 """
 
 from __future__ import annotations
@@ -15,8 +16,10 @@ import contextlib
 import errno
 import fcntl
 import hashlib
+import logging
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -25,6 +28,9 @@ from typing import Final
 from harness.errors import BuildError, ConfigError, HarnessError
 from harness.host.deadline import Deadline, wait_until
 from harness.host.progress import Progress
+from harness.host.seal import all_files, broken, seal
+
+log = logging.getLogger(__name__)
 
 CACHE_VARIABLE: Final = "IMSH_CACHE"
 """Environment variable that names the cache directory."""
@@ -83,12 +89,12 @@ class Cache:
         self.progress = progress
 
     def find(self, kind: str, name: str, key: str) -> Path | None:
-        """Return the entry's directory when it is there."""
+        """Return the entry's directory when it is there, and what was made."""
         path = self._path(kind, name, key)
-        try:
+        if broken(path):
+            return None
+        with contextlib.suppress(OSError):  # somebody else's cache
             os.utime(path)  # tells _sweep() that it is in use
-        except OSError:
-            return path if path.is_dir() else None
         return path
 
     def provide(
@@ -100,13 +106,18 @@ class Cache:
         *,
         state: Callable[[Path], str] | None = None,
         stale: Callable[[Path], bool] = lambda _: False,
+        sealed: Callable[[Path], Iterable[Path]] = all_files,
+        writes_to: tuple[Path, ...] = (),
     ) -> Path:
         """Return the entry's directory, after making it if need be.
 
-        ``make(directory, log)`` fills an empty directory and appends to a log file. When two runs
-        want the same entry, one makes it and the other waits. ``state(log)`` says how far it is.
-        An entry of which ``stale(directory)`` says so is made anew, and stays until that is done.
+        ``make(directory, record)`` fills an empty directory and appends to a log file. When two
+        runs want the same entry, one makes it and the other waits. ``state(record)`` says how far
+        it is. An entry of which ``stale(directory)`` says so is made anew, and stays until that is
+        done; so is one that is damaged, with one line of log.
 
+        :param sealed: the files of a complete entry whose damage is to be noticed.
+        :param writes_to: other directories in which the maker may meet a full disk.
         :raises BuildError: the disk is full; nothing is left behind.
         :raises DeadlineExpired: another run did not finish making it.
         """
@@ -114,16 +125,27 @@ class Cache:
             return path
         what = f"{kind} {name}"
         path = self._path(kind, name, key)
-        log = self.directory / "logs" / f"{kind}-{name}.log"
-        with self._disk_errors(what, log):
-            self._make_directories(path.parent, log.parent)
-            with self.lock(f"{kind}-{path.name}", what):
-                if path.is_dir() and not stale(path):
+        record = self.directory / "logs" / f"{kind}-{path.name}.log"
+
+        def fill(partial: Path) -> None:
+            # While what was half done is there: afterwards the disk has room again.
+            with self._disk_errors(what, record, writes_to):
+                partial.mkdir()
+                record.write_bytes(b"")
+                make(partial, record)
+                seal(partial, sealed(partial))
+
+        self._make_directories(path.parent, record.parent)
+        with self.lock(f"{kind}-{path.name}", what):
+            if path.is_dir():
+                damage = broken(path)
+                if damage is None and not stale(path):
                     return path
-                self._sweep(path.parent)
-                log.write_bytes(b"")
-                with self.progress.step(what, (lambda: state(log)) if state else None):
-                    self._make(path, log, make)
+                if damage is not None:
+                    log.warning("%s is made again: %s", what, damage)
+            self._sweep(path.parent)
+            with self.progress.step(what, (lambda: state(record)) if state else None):
+                self._make(path, fill)
         return path
 
     def forget(self, kind: str, name: str, key: str) -> None:
@@ -159,19 +181,18 @@ class Cache:
                 directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if error.errno in _NO_SPACE:
-                raise
+                raise _full("the cache", [self.directory]) from error
             raise ConfigError(
                 f"the cache {self.directory} cannot be written: {error.strerror}",
                 hint=f"set {CACHE_VARIABLE} to a directory of yours",
             ) from error
 
-    def _make(self, path: Path, log: Path, make: Callable[[Path, Path], None]) -> None:
+    def _make(self, path: Path, fill: Callable[[Path], None]) -> None:
         partial = path.with_name(path.name + _PARTIAL)
         replaced = path.with_name(path.name + _REPLACED)
         _remove(partial)
-        partial.mkdir()
         try:
-            make(partial, log)
+            fill(partial)
             if path.is_dir():
                 path.rename(replaced)
             partial.rename(path)
@@ -192,29 +213,42 @@ class Cache:
                 with (self.directory / "locks" / f"{kind.name}-{name}").open("ab") as file:
                     if _try_lock(file.fileno()):
                         _remove(path)
+        for record in (self.directory / "logs").glob(f"{kind.name}-*.log"):
+            with contextlib.suppress(FileNotFoundError):
+                if record.stat().st_mtime <= oldest:
+                    record.unlink()
 
     @contextlib.contextmanager
-    def _disk_errors(self, what: str, log: Path) -> Iterator[None]:
+    def _disk_errors(self, what: str, record: Path, writes_to: tuple[Path, ...]) -> Iterator[None]:
         """Turn a full disk, whoever met it, into one clear error."""
+        places = (self.directory, Path(tempfile.gettempdir()), *writes_to)
         try:
             yield
         except OSError as error:
             if error.errno not in _NO_SPACE:
                 raise
-            raise self._full(what) from error
+            raise _full(what, places) from error
         except HarnessError as error:
-            said = log.read_text(errors="replace") if log.exists() else ""
-            if not any(text in said for text in _NO_SPACE_TEXTS):
+            said = record.read_text(errors="replace") if record.exists() else ""
+            if not any(text in f"{error}{said}" for text in _NO_SPACE_TEXTS):
                 raise
-            raise self._full(what) from error
+            raise _full(what, places) from error
 
-    def _full(self, what: str) -> BuildError:
-        free = shutil.disk_usage(self.directory).free >> 20
-        return BuildError(
-            f"{what}: no space left on the disk of {self.directory} ({free} MiB free)",
-            hint=f"free some space, or set {CACHE_VARIABLE} to a directory on another disk; "
-            "what was half done is removed",
-        )
+
+def _full(what: str, places: Iterable[Path]) -> BuildError:
+    """Return the error for a full disk: of the places written to, the one with least room."""
+    free = {place: shutil.disk_usage(_existing(place)).free for place in places}
+    place = min(free, key=lambda place: free[place])
+    return BuildError(
+        f"{what}: no space left on the disk of {place} ({free[place] >> 20} MiB free)",
+        hint=f"free some space, or set {CACHE_VARIABLE} (TMPDIR for temporary files) to a "
+        "directory on another disk; what was half done is removed",
+    )
+
+
+def _existing(place: Path) -> Path:
+    """Return the nearest directory of a path that is there."""
+    return next(path for path in (place, *place.parents) if path.exists())
 
 
 def _try_lock(fd: int) -> bool:

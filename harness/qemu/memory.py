@@ -105,7 +105,8 @@ def guest_memory(pid: int, ram_fd: int) -> Iterator[GuestMemory]:
     :raises MissingRequirement: this host does not let a parent look into its children's memory.
     """
     status = os.fstat(ram_fd)
-    base = _mapping(Path(f"/proc/{pid}/maps").read_text(), status.st_ino, status.st_size)
+    file = (os.major(status.st_dev), os.minor(status.st_dev), status.st_ino)
+    base = _mapping(Path(f"/proc/{pid}/maps").read_text(), file, status.st_size)
     try:
         mem_fd = os.open(f"/proc/{pid}/mem", os.O_RDWR | os.O_CLOEXEC)
     except PermissionError as error:
@@ -119,15 +120,18 @@ def guest_memory(pid: int, ram_fd: int) -> Iterator[GuestMemory]:
         os.close(mem_fd)
 
 
-def _mapping(maps: str, inode: int, size: int) -> int:
+def _mapping(maps: str, file: tuple[int, int, int], size: int) -> int:
     """Return the address at which all ``size`` bytes of a file are mapped in one piece.
+
+    :param file: major and minor number of its device, and its inode there.
 
     The kernel splits a mapping's lines where its attributes change; they still follow each other.
     """
     start = end = None
     for line in maps.splitlines():
-        area, _, offset, _, number, *_ = line.split()
-        if int(number) != inode:
+        area, _, offset, device, inode, *_ = line.split()
+        major, minor = (int(number, 16) for number in device.split(":"))
+        if (major, minor, int(inode)) != file:
             continue
         low, high = (int(bound, 16) for bound in area.split("-"))
         if int(offset, 16) == 0:

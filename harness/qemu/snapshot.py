@@ -75,7 +75,7 @@ class SavedState:
         """
         with self.memory.open("wb") as file:
             for offset, data in _chunks(memory_fd):
-                os.pwrite(file.fileno(), data, offset)
+                _write_all(file.fileno(), data, offset)
             file.truncate(os.fstat(memory_fd).st_size)
         for path in (self.memory, self.state):
             path.chmod(0o444)
@@ -165,6 +165,15 @@ def _facts(path: Path) -> dict[str, int | str]:
             digest.update(offset.to_bytes(8, "little"))
             digest.update(data)
         return {"size": os.fstat(file.fileno()).st_size, "sha256": digest.hexdigest()}
+
+
+def _write_all(fd: int, data: bytes, offset: int) -> None:
+    """Write all of it: a disk that gets full takes a part, and says so only at the next try."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view = view[written:]
+        offset += written
 
 
 def _chunks(fd: int) -> Iterator[tuple[int, bytes]]:

@@ -22,12 +22,12 @@ from harness.build.qemu import QemuBinary
 from harness.errors import (
     DeadlineExpired,
     GuestLost,
-    HarnessError,
     LaunchError,
     ProtocolError,
 )
 from harness.guest.kernel_log import alarm
 from harness.host.cache import Cache, digest, digest_of_files
+from harness.host.cpu import processor
 from harness.host.deadline import Deadline, wait_until
 from harness.host.workspace import Workspace
 from harness.qemu import command as qemu_command
@@ -170,17 +170,20 @@ class Snapshots:
             yield vm
 
     def _make(self, snapshot: Snapshot, workspace: Workspace) -> None:
-        def make(entry: Path, record: Path) -> None:
+        def make(entry: Path, _log: Path) -> None:
             boot = Workspace(workspace.directory / "boot")
-            try:
-                self._boot_and_save(snapshot, entry, boot)
-            except HarnessError as error:
-                record.write_text(str(error))
-                raise
+            self._boot_and_save(snapshot, entry, boot)
             # Room for one more: the new one is not counted until it is complete.
             forget_old(self._cache, snapshot.name, keep=KEPT - 1)
 
-        self._cache.provide(KIND, snapshot.name, snapshot.key, make)
+        self._cache.provide(
+            KIND,
+            snapshot.name,
+            snapshot.key,
+            make,
+            sealed=lambda _: (),  # it has digests of its own, which skip the holes of memory
+            writes_to=(workspace.directory,),
+        )
 
     def _boot_and_save(self, snapshot: Snapshot, entry: Path, workspace: Workspace) -> None:
         with running_vm(
@@ -210,10 +213,13 @@ class Snapshots:
             self._make(snapshot, workspace)
 
     def _key(self, guest: Guest, spec: MachineSpec, kernel_arguments: tuple[str, ...]) -> str:
-        # The names of entries stand for their contents, the image's for the kernel's packages, too.
+        # The name of an entry stands for its contents; the image's for the kernel's packages, too.
         booted = (guest.kernel.key, guest.image.initramfs.parent.name)
         makers = digest_of_files([Path(__file__), *(Path(str(m.__file__)) for m in _MAKERS)])
-        return digest(booted, spec, kernel_arguments, self._qemu.version, self._qemu.origin, makers)
+        qemu = (self._qemu.version, self._qemu.origin, self._qemu.digest)
+        # Software emulation is the same on every host.
+        cpu = processor() if spec.accelerator == "kvm" else ()
+        return digest(booted, spec, kernel_arguments, qemu, cpu, makers)
 
 
 def forget_old(cache: Cache, name: str, *, keep: int) -> None:

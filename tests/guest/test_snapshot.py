@@ -27,6 +27,7 @@ from harness.guest.ssh import ssh_session
 from harness.host.cache import Cache
 from harness.host.deadline import Deadline, wait_until
 from harness.host.progress import Progress
+from harness.host.seal import SEAL
 from harness.host.workspace import Workspace, make_workspace
 from harness.qemu.command import MachineSpec
 from harness.qemu.snapshot import SavedState
@@ -263,7 +264,25 @@ def test_a_request_that_hangs_does_not_keep_the_harness_out(lab: Lab) -> None:
         assert "Linux version" in vm.kernel_log()
 
 
-# Snapshots that are no good.
+# What is damaged.
+
+
+def test_what_a_machine_boots_is_sealed(any_lab: Lab) -> None:
+    guest, qemu = any_lab.guest, any_lab.provisioner.qemu()
+    used = [
+        guest.kernel.vmlinuz,
+        guest.kernel.modules / "modules.dep",
+        guest.image.initramfs,
+        guest.module.module,
+        guest.module.control,
+    ]
+    cache = any_lab.provisioner.cache.directory
+    # A QEMU of the host's is none of ours: its digest is part of the keys.
+    used += [file for word in qemu.argv if (file := Path(word)).is_relative_to(cache / "qemu")
+             and file.is_file()]  # fmt: skip
+    for file in used:
+        entry = cache.joinpath(*file.relative_to(cache).parts[:2])
+        assert str(file.relative_to(entry)) in json.loads((entry / SEAL).read_text())
 
 
 def _flip(path: Path, offset: int) -> None:

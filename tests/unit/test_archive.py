@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
+from harness.build import archive
 from harness.build.archive import (
     Archive,
     IndexTarget,
+    archive_uri,
     choose_target,
     os_release,
     parse_targets,
@@ -120,3 +123,22 @@ def test_an_archive_out_of_reach_is_told_with_what_to_do(
     assert archive.is_fatal
     assert str(tmp_path) in archive.detail
     assert "IMSH_MIRROR" in (archive.hint or "")
+
+
+def test_apt_is_asked_for_the_archive_when_its_configuration_has_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("IMSH_MIRROR", raising=False)
+    sources = tmp_path / "apt/a.sources"
+    sources.parent.mkdir()
+    sources.touch()
+    answers = iter(["http://one.invalid", "http://two.invalid"])
+    monkeypatch.setattr(archive, "_APT_DIRECTORY", sources.parent)
+    monkeypatch.setattr(archive, "find_archive", lambda: Archive(next(answers), tmp_path))
+    cache = Cache(tmp_path / "cache", Progress(None))
+    cache.directory.mkdir()
+    assert [archive_uri(cache) for _ in range(2)] == ["http://one.invalid"] * 2
+    os.utime(sources, ns=(0, 0))
+    assert archive_uri(cache) == "http://two.invalid"
+    monkeypatch.setenv("IMSH_MIRROR", "http://three.invalid/")
+    assert archive_uri(cache) == "http://three.invalid"

@@ -231,7 +231,7 @@ def test_the_init_of_the_raw_boot_prints_its_line_and_stays(tmp_path: Path) -> N
 
 
 def test_a_raw_boot_whose_qemu_ends_carries_what_it_said(tmp_path: Path) -> None:
-    qemu = QemuBinary(("sh", "-c", "echo no such machine"), version="", origin="")
+    qemu = QemuBinary(("sh", "-c", "echo no such machine"), version="", origin="", digest="")
     spec = MachineSpec(name="any", description="any")
     with pytest.raises(LaunchError, match="QEMU ended in a raw boot") as raised:
         raw_boot(qemu, spec, kernel=tmp_path, initramfs=tmp_path)

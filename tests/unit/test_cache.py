@@ -16,8 +16,10 @@ from pathlib import Path
 import pytest
 
 from harness.errors import BuildError, ConfigError
+from harness.host import seal
 from harness.host.cache import Cache, cache_directory, digest, digest_of_files
 from harness.host.progress import Progress
+from harness.host.seal import SEAL, content_digest
 
 MAKER = """\
 import sys, time
@@ -61,7 +63,7 @@ def test_an_entry_is_made_once_and_then_found(cache: Cache) -> None:
     assert cache.provide("kind", "thing", "k1", writing("two")) == made
     assert cache.find("kind", "thing", "k1") == made
     assert (made / "file").read_text() == "one"
-    assert (cache.directory / "logs/kind-thing.log").read_text() == "said\n"
+    assert (cache.directory / "logs/kind-thing-k1.log").read_text() == "said\n"
 
 
 def test_a_forgotten_entry_is_made_anew(cache: Cache) -> None:
@@ -131,7 +133,7 @@ def test_the_next_run_removes_what_a_killed_one_left_and_makes_it_anew(cache: Ca
     assert (cache.directory / "kind/thing-k1.partial/half").exists()
     assert cache.find("kind", "thing", "k1") is None
     made = cache.provide("kind", "thing", "k1", writing("one"))
-    assert [path.name for path in made.iterdir()] == ["file"]
+    assert sorted(path.name for path in made.iterdir()) == ["file", SEAL]
 
 
 def test_what_a_killed_run_left_of_another_entry_is_swept_too(cache: Cache) -> None:
@@ -178,6 +180,120 @@ def test_a_second_run_waits_says_so_and_takes_what_the_first_made(tmp_path: Path
     thread.join()
     assert (made / "file").read_text() == "first"
     assert said.getvalue().startswith("waiting for another run: kind thing ...\n")
+
+
+# What is damaged.
+
+
+def damaged(path: Path) -> None:
+    """Write other bytes of the same number, and hide that by the time of change."""
+    status = path.stat()
+    path.write_bytes(bytes(byte ^ 1 for byte in path.read_bytes()))
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [damaged, Path.unlink, lambda path: os.truncate(path, 1), lambda path: os.truncate(path, 99)],
+    ids=["other bytes", "missing", "cut short", "longer"],
+)
+def test_a_damaged_entry_is_made_again_with_one_line_of_log(
+    cache: Cache, caplog: pytest.LogCaptureFixture, damage: Callable[[Path], None]
+) -> None:
+    made = cache.provide("kind", "thing", "k1", writing("one"))
+    damage(made / "file")
+    assert cache.find("kind", "thing", "k1") is None
+    assert cache.provide("kind", "thing", "k1", writing("two")) == made
+    assert (made / "file").read_text() == "two"
+    (record,) = caplog.records
+    assert record.getMessage().startswith("kind thing is made again: ")
+    assert "file" in record.getMessage()
+    assert cache.provide("kind", "thing", "k1", writing("three")) == made
+    assert (made / "file").read_text() == "two"
+
+
+def test_an_entry_without_a_seal_is_made_again(cache: Cache) -> None:
+    made = cache.provide("kind", "thing", "k1", writing("one"))
+    (made / SEAL).write_text("[")
+    assert cache.find("kind", "thing", "k1") is None
+    (made / SEAL).unlink()
+    assert cache.find("kind", "thing", "k1") is None
+    cache.provide("kind", "thing", "k1", writing("two"))
+    assert (made / "file").read_text() == "two"
+
+
+def test_a_file_that_was_touched_is_read_once_more(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = cache.provide("kind", "thing", "k1", writing("one"))
+    (made / "file").touch()
+    read: list[Path] = []
+    describe = seal._describe
+
+    def note(path: Path) -> tuple[str, list[int]]:
+        read.append(path)
+        return describe(path)
+
+    monkeypatch.setattr(seal, "_describe", note)
+    assert cache.find("kind", "thing", "k1") == made
+    assert cache.find("kind", "thing", "k1") == made
+    assert read == [made / "file"]
+
+
+def test_only_what_is_sealed_is_looked_at(cache: Cache) -> None:
+    made = cache.provide("kind", "thing", "k1", writing("one"), sealed=lambda _: ())
+    damaged(made / "file")
+    assert cache.find("kind", "thing", "k1") == made
+
+
+def test_the_digest_of_an_entry_is_that_of_its_contents(cache: Cache) -> None:
+    entries = [
+        cache.provide("kind", name, "k", writing(text))
+        for name, text in (("a", "one"), ("b", "one"), ("c", "two"))
+    ]
+    one, same, other = map(content_digest, entries)
+    assert one == same != other
+
+
+# Full disks.
+
+
+FILLER = """\
+import sys
+from pathlib import Path
+from harness.host.cache import Cache
+from harness.host.progress import Progress
+cache, full = map(Path, sys.argv[1:])
+def make(entry, log):
+    (full / "file").write_bytes(bytes(2 << 20))
+Cache(cache, Progress(None)).provide("kind", "thing", "k1", make, writes_to=(full,))
+"""
+
+
+@pytest.mark.parametrize("variable", ["TMPDIR", "OTHER"])
+def test_the_disk_that_is_named_is_the_one_that_is_full(tmp_path: Path, variable: str) -> None:
+    full = tmp_path / "full"
+    full.mkdir()
+    told = "/tmp" if variable == "TMPDIR" else full  # by the environment, or by the caller
+    filler = FILLER.replace("writes_to=(full,)", f"writes_to=(Path({str(told)!r}),)")
+    (tmp_path / "filler.py").write_text(filler)
+    script = (
+        f"mount -t tmpfs -o size=1m none {full} && {variable}={full} "
+        f"{sys.executable} {tmp_path}/filler.py {tmp_path}/cache {full}"
+    )
+    unshare = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script]
+    done = subprocess.run(unshare, capture_output=True, text=True, check=False)
+    assert f"no space left on the disk of {full} (0 MiB free)" in done.stderr
+
+
+def test_two_entries_of_one_name_have_logs_of_their_own(cache: Cache) -> None:
+    def make(_entry: Path, log: Path) -> None:
+        other = cache.provide("kind", "thing", "k2", writing("two"))
+        log.write_text(other.name)
+
+    cache.provide("kind", "thing", "k1", make)
+    logs = {path.name: path.read_text() for path in (cache.directory / "logs").iterdir()}
+    assert logs == {"kind-thing-k1.log": "thing-k2", "kind-thing-k2.log": "said\n"}
 
 
 def test_a_maker_meets_a_full_disk(cache: Cache) -> None:

@@ -134,7 +134,7 @@ def test_a_qemu_that_was_named_and_will_not_do_is_missing(
 def test_a_kvm_that_is_not_there_is_named(
     provisioner: Provisioner, guest: Guest, tmp_path: Path
 ) -> None:
-    supplies = Supplies(provisioner, QemuBinary(("/bin/false",), "0", "here"), guest)
+    supplies = Supplies(provisioner, QemuBinary(("/bin/false",), "0", "here", ""), guest)
     with pytest.raises(MissingRequirement, match="none: No such file") as caught:
         supplies.try_kvm(tmp_path / "none")
     assert "imsh emulates" in str(caught.value.hint)
@@ -144,7 +144,7 @@ def test_a_kvm_that_boots_nothing_does_not_count(
     monkeypatch: pytest.MonkeyPatch, provisioner: Provisioner, guest: Guest, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("PATH", os.defpath)
-    supplies = Supplies(provisioner, QemuBinary(("/bin/false",), "0", "here"), guest)
+    supplies = Supplies(provisioner, QemuBinary(("/bin/false",), "0", "here", ""), guest)
     device = tmp_path / "kvm"
     device.touch()
     with pytest.raises(MissingRequirement, match="kvm is there and does not boot a guest: QEMU"):
@@ -155,7 +155,7 @@ def test_an_emulator_that_does_not_start_is_a_fatal_answer(
     monkeypatch: pytest.MonkeyPatch, provisioner: Provisioner, guest: Guest
 ) -> None:
     monkeypatch.setenv("PATH", os.defpath)
-    supplies = Supplies(provisioner, QemuBinary(("/bin/false",), "0", "here"), guest)
+    supplies = Supplies(provisioner, QemuBinary(("/bin/false",), "0", "here", ""), guest)
     found = attempt("emulation", supplies.try_emulation)
     assert found.is_fatal
     assert "QEMU did not start" in found.detail

@@ -16,6 +16,8 @@ from harness.cli.kernels import describe_update
 from harness.cli.main import main
 from harness.testbed.supplies import DEFAULT_KERNEL, make_provisioner
 
+MIRROR = "copy:/nowhere"
+"""An archive out of reach."""
 RELEASE = "6.12.107+deb13-cloud-amd64"
 
 
@@ -36,6 +38,7 @@ def kernel(image: str, gcc: str) -> KernelArtifact:
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("IMSH_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("IMSH_MIRROR", MIRROR)
     return tmp_path / "cache"
 
 
@@ -51,7 +54,7 @@ def built(cache: Path) -> Path:
         (entry / "root/boot" / f"vmlinuz-{RELEASE}").touch()
         (entry / PACKAGES_FILE).write_text(f"linux-image-{RELEASE} 6.12.107-1\n")
 
-    return provisioner.cache.provide(KIND, recipe.name, root_key(recipe.root), make)
+    return provisioner.cache.provide(KIND, recipe.name, root_key(recipe.root, MIRROR), make)
 
 
 def test_a_newer_kernel_is_told_by_both_versions() -> None:
@@ -102,9 +105,8 @@ def test_one_wrong_name_updates_nothing(capsys: pytest.CaptureFixture[str]) -> N
 
 @pytest.mark.skipif(not shutil.which("apt-get"), reason="needs apt, the host's package manager")
 def test_an_archive_out_of_reach_ends_the_update_and_leaves_the_kernel(
-    built: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    built: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("IMSH_MIRROR", f"copy:{built}")
     assert main(["kernels", "--update"]) == 2
     said = capsys.readouterr()
     assert f"{DEFAULT_KERNEL}:" not in said.out

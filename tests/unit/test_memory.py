@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.errors import HarnessError
-from harness.qemu.memory import GuestMemory, guest_memory, low_memory, memory_file
+from harness.qemu.memory import GuestMemory, _mapping, guest_memory, low_memory, memory_file
 
 SIZE = 1 << 20
 
@@ -84,3 +84,13 @@ def test_memory_above_the_pci_hole_goes_on_at_four_gigabytes() -> None:
 )
 def test_a_q35_machine_splits_its_memory_from_a_certain_size_on(size: int, low: int) -> None:
     assert low_memory(size) == low
+
+
+def test_a_file_of_the_same_inode_on_another_device_is_another() -> None:
+    maps = """\
+7f0000000000-7f0000100000 rw-s 00000000 08:01 77     /other/memory
+7f1000000000-7f1000100000 rw-s 00000000 00:2a 77     /memory (deleted)
+"""
+    assert _mapping(maps, (0, 0x2A, 77), SIZE) == 0x7F1000000000
+    with pytest.raises(HarnessError, match="does not map"):
+        _mapping(maps, (0, 0x2B, 77), SIZE)

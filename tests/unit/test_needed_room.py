@@ -23,6 +23,7 @@ from harness.config.recipes import load_recipes
 from harness.host.cache import Cache
 from harness.host.progress import Progress
 
+MIRROR = "http://mirror.invalid/debian"
 RELEASE = "6.12.107-cloud-amd64"
 
 
@@ -30,6 +31,7 @@ RELEASE = "6.12.107-cloud-amd64"
 def provisioner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Provisioner:
     """An empty cache and recipes of one kernel, on a host without QEMU."""
     monkeypatch.delenv("IMSH_QEMU", raising=False)
+    monkeypatch.setenv("IMSH_MIRROR", MIRROR)
     monkeypatch.setenv("PATH", "/nowhere")
     recipes = load_recipes()
     name, recipe = next(iter(recipes.kernels.items()))
@@ -50,7 +52,7 @@ def put(cache: Cache, kind: str, name: str, key: str, files: dict[str, str]) -> 
 
 def put_root(cache: Cache, kind: str, name: str, recipe: RootRecipe, *files: str) -> Path:
     texts = dict.fromkeys(files, "") | {PACKAGES_FILE: ""}
-    return put(cache, kind, name, root_key(recipe), texts)
+    return put(cache, kind, name, root_key(recipe, MIRROR), texts)
 
 
 def put_kernel(provisioner: Provisioner) -> None:
@@ -81,7 +83,7 @@ def put_qemu(provisioner: Provisioner) -> None:
         "root/lib64/ld-linux-x86-64.so.2",
         f"root/usr/bin/{qemu.PROGRAM}",
     )
-    qemu._store(entry, qemu._Answers("11.1.3", ()))
+    qemu._store(entry, qemu._Answers("11.1.3", (), (), ""))
 
 
 def test_an_empty_cache_needs_room_for_all(provisioner: Provisioner) -> None:

@@ -15,7 +15,13 @@ from harness.host.cache import Cache
 from harness.host.progress import Progress
 
 RELEASE = "6.12.107+deb13-cloud-amd64"
+MIRROR = "http://mirror.invalid/debian"
 RECIPE = load_recipes().kernels["debian-6.12"]
+
+
+@pytest.fixture(autouse=True)
+def _mirror(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("IMSH_MIRROR", MIRROR)
 
 
 def describe(directory: Path, packages: str, *releases: str) -> KernelArtifact:
@@ -28,7 +34,7 @@ def describe(directory: Path, packages: str, *releases: str) -> KernelArtifact:
             (entry / "root/boot" / f"vmlinuz-{release}").touch()
         (entry / PACKAGES_FILE).write_text(packages)
 
-    cache.provide(KIND, RECIPE.name, root_key(RECIPE.root), make)
+    cache.provide(KIND, RECIPE.name, root_key(RECIPE.root, MIRROR), make)
     kernel = find_packaged(Roots(cache), RECIPE)
     assert kernel
     return kernel

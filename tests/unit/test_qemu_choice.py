@@ -30,6 +30,14 @@ for line in peer:
 END
 """
 
+# Has them, and says where its firmware is.
+FULL_QEMU = BARE_QEMU.replace(
+    "#!/bin/sh",
+    """\
+#!/bin/sh
+[ "$1 $2" = "-L help" ] && { dirname "$0"; exit; }""",
+).replace("if lists", "if False")
+
 
 @pytest.fixture
 def provisioner(tmp_path: Path) -> Provisioner:
@@ -74,3 +82,21 @@ def test_nothing_is_found_in_an_empty_cache(
     for recipe in provisioner.recipes.kernels.values():
         assert provisioner.find_guest(recipe) is None
     assert not (tmp_path / "cache").exists()
+
+
+def test_the_digest_of_a_qemu_is_that_of_its_program_and_its_firmware(
+    provisioner: Provisioner, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    program, firmware = tmp_path / "qemu", tmp_path / "bios-256k.bin"
+    monkeypatch.setenv("IMSH_QEMU", str(program))
+
+    def digest(text: str, bios: str) -> str:
+        program.write_text(text)
+        program.chmod(0o755)
+        firmware.write_text(bios)
+        return provisioner.qemu().digest
+
+    one = digest(FULL_QEMU, "one")
+    assert one != digest(FULL_QEMU, "two")
+    assert one != digest(f"{FULL_QEMU}\n# changed\n", "one")
+    assert one == digest(FULL_QEMU, "one")

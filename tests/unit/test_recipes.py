@@ -26,10 +26,11 @@ def test_a_root_of_nothing_is_refused() -> None:
 
 
 def test_roots_of_the_same_content_share_a_key() -> None:
-    recipe = RootRecipe(("trixie",), ("gcc",))
-    assert root_key(recipe) == root_key(RootRecipe(("trixie",), ("gcc",)))
-    assert root_key(recipe) != root_key(RootRecipe(("trixie",), ("gcc", "make")))
-    assert root_key(recipe) != root_key(RootRecipe(("bookworm",), ("gcc",)))
+    key = root_key(RootRecipe(("trixie",), ("gcc",)), "http://one.invalid")
+    assert key == root_key(RootRecipe(("trixie",), ("gcc",)), "http://one.invalid")
+    assert key != root_key(RootRecipe(("trixie",), ("gcc", "make")), "http://one.invalid")
+    assert key != root_key(RootRecipe(("bookworm",), ("gcc",)), "http://one.invalid")
+    assert key != root_key(RootRecipe(("trixie",), ("gcc",)), "http://other.invalid")
 
 
 def test_an_installed_package_uses_the_data_it_carries(

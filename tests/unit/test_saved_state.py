@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -95,3 +97,26 @@ def test_a_snapshot_without_a_state_is_never_complete(memory_fd: int, tmp_path: 
         saved.complete(memory_fd)
     with pytest.raises(SnapshotUnusable):
         saved.check()
+
+
+def test_a_disk_that_gets_full_in_the_middle_of_a_write_is_noticed(
+    memory_fd: int, tmp_path: Path
+) -> None:
+    # Room for the state, two pieces of memory and a part of the third.
+    save = (
+        "import sys; from pathlib import Path; from harness.qemu.snapshot import SavedState; "
+        "SavedState(Path(sys.argv[1])).complete(int(sys.argv[2]))"
+    )
+    script = f"""
+        mount -t tmpfs -o size=160k none {tmp_path} && echo QEVM >{tmp_path}/state || exit
+        {sys.executable} -c '{save}' {tmp_path} {memory_fd}; ls {tmp_path}
+    """
+    done = subprocess.run(
+        ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", script],
+        pass_fds=[memory_fd],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "OSError: [Errno 28]" in done.stderr
+    assert done.stdout.split() == ["memory", "state"]
