@@ -13,7 +13,7 @@ from harness.cli.log_handler import LossyHandler
 from harness.errors import HarnessError, Verdict
 from harness.host.signals import Interrupted, signals_as_interrupt
 
-VERBS: Final = ("run", "kernels", "build", "doctor", "capabilities", "runs", "poke")
+VERBS: Final = ("run", "kernels", "build", "doctor", "capabilities", "runs", "machines", "poke")
 
 EPILOG = """\
 exit status: 0 pass; 1 the guest kernel failed a check; 2 the harness, QEMU or the host failed;

@@ -4,21 +4,27 @@ For each store: what the guest allocated, the message in the store, the remappin
 (IRTE) that it names, the CPU that the interrupt reached before and after a move, and the number of
 trapped accesses to the store that each step cost. Every step is checked from both sides; the first
 check that fails ends the run with status 1 and leaves the evidence in a directory.
+
+With --keep the machine stays until Enter or Ctrl-C, its device plugged in: `imsh machines` lists
+it, and docs/running-machines.md says how another process looks into it.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import select
 import shlex
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from harness.config.recipes import load_machines
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError, Verdict
 from harness.guest.facts import Function
+from harness.host.signals import Interrupted
 from harness.host.workspace import Workspace, make_workspace
 from harness.report.run_store import RESULTS_DIRECTORY
 from harness.scenario import Arrival, StoreReport, drive_stores
@@ -29,7 +35,10 @@ from harness.testbed.supplies import (
     DEFAULT_MACHINE,
     make_provisioner,
 )
-from harness.testbed.vm import running_vm
+from harness.testbed.vm import Vm, running_vm
+
+HOLD_ROUND_SECONDS: Final = 0.5
+"""How soon a kept machine that is lost is noticed."""
 
 HELP = "boot a guest kernel, drive the three stores, print what happened and the verdict"
 
@@ -67,6 +76,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where console, logs and transcripts go (default: %(default)s)",
     )
+    parser.add_argument(
+        "--keep",
+        action="store_true",
+        help="hold the machine until Enter or Ctrl-C, also a failed one",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
 
 
@@ -91,8 +105,12 @@ def run(args: argparse.Namespace) -> Verdict:
             show.start(vm.provenance())
             with vm.plugged(ImsFunctionSpec(ims_mapped=args.ims == "mapped")) as plugged:
                 show.function(plugged.control.function())
-                for report in drive_stores(plugged):
-                    show.store(report)
+                try:
+                    for report in drive_stores(plugged):
+                        show.store(report)
+                finally:
+                    if args.keep:
+                        _hold(vm)
             vm.check_kernel_log()
     except HarnessError as error:
         show.end(error.verdict, str(error))
@@ -100,6 +118,20 @@ def run(args: argparse.Namespace) -> Verdict:
         return error.verdict
     show.end(Verdict.PASS, "")
     return Verdict.PASS
+
+
+def _hold(vm: Vm) -> None:
+    """Let the machine run until the user has done with it, or it is lost."""
+    print(
+        f"\nthe machine is kept; Enter or Ctrl-C ends it\n{vm.workspace.directory}", file=sys.stderr
+    )
+    inputs = [sys.stdin]
+    with contextlib.suppress(Interrupted):
+        while vm.machine.vitals.error is None:
+            if select.select(inputs, [], [], HOLD_ROUND_SECONDS)[0]:
+                if sys.stdin.readline():
+                    return
+                inputs = []  # nobody is there to press Enter
 
 
 def _reproduce_line(args: argparse.Namespace) -> str:

@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 ALGORITHM = b"ssh-ed25519"
 
@@ -32,6 +33,18 @@ class Identity:
     def client_blob(self) -> bytes:
         """The public client key likewise."""
         return _public_blob(self.client)
+
+    @property
+    def client_text(self) -> str:
+        """The private client key as the file that ``ssh -i`` takes."""
+        return self.client.private_bytes(
+            Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption()
+        ).decode()
+
+    @property
+    def host_line(self) -> str:
+        """The public host key as in a known_hosts file, behind the host's name."""
+        return f"{ALGORITHM.decode()} {base64.b64encode(self.host_blob).decode()}"
 
     def server_words(self) -> dict[str, str]:
         """Return what the guest needs to start its server, as words of ``imsctl ssh``."""

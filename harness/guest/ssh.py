@@ -17,7 +17,6 @@ from pathlib import PurePosixPath
 from typing import Final, Protocol
 
 import paramiko
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from harness.errors import GuestCommandError, GuestLost, HarnessError
 from harness.guest.identity import Identity
@@ -296,8 +295,7 @@ def _check_host_key(transport: paramiko.Transport, identity: Identity) -> None:
 
 
 def _client_key(identity: Identity) -> paramiko.Ed25519Key:
-    text = identity.client.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
-    return paramiko.Ed25519Key.from_private_key(io.StringIO(text.decode()))
+    return paramiko.Ed25519Key.from_private_key(io.StringIO(identity.client_text))
 
 
 def _cause(lifeline: Lifeline) -> HarnessError | None:

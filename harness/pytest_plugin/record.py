@@ -49,8 +49,8 @@ class Record:
     def pytest_sessionstart(self) -> None:
         """Take a directory for this run."""
         try:
-            self._run = self._held.enter_context(new_run(self._results, self._head))
             self._stretched = stretch_timeouts(self._head.workers)
+            self._run = self._held.enter_context(new_run(self._results, self._head))
         except HarnessError as error:
             pytest.exit(str(error), returncode=error.verdict.exit_status)
 

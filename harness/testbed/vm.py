@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import threading
 from collections.abc import Iterator
 from typing import Final
 
@@ -26,6 +27,7 @@ from harness.qemu.machine import HOST_PORT, TEST_PORT, Machine, State
 from harness.spec.vtd import FaultReason, FaultRecord
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
+from harness.testbed.reach import TakingTurns, reachable_vm
 from harness.testbed.source_gate import SourceGate
 from harness.vfio_user.server import device_server
 
@@ -64,6 +66,7 @@ class Vm:
         self._plugged = 0
         self._expected: set[tuple[int, int | None]] = set()
         self._identity: Identity | None = None
+        self._starting_ssh = threading.Lock()
         self._ssh: SshSession | None = None
 
     @property
@@ -73,18 +76,26 @@ class Vm:
         :raises HarnessError: there is no way into the guest.
         """
         if self._ssh is None:
-            if self._identity is None:
-                identity = make_identity()
-                self.host.start_ssh(**identity.server_words())
-                self._identity = identity
             session = ssh_session(
                 self.machine.ssh_address(),
-                self._identity,
+                self.identity(),
                 self.machine.vitals,
                 deadline=Deadline(ANSWER_SECONDS, "the guest's SSH server"),
             )
             self._ssh = self._held.enter_context(session)
         return self._ssh
+
+    def identity(self) -> Identity:
+        """Return the keys of the guest's SSH server, which runs from here on. On any thread.
+
+        :raises HarnessError: it cannot be started.
+        """
+        with self._starting_ssh:
+            if self._identity is None:
+                identity = make_identity()
+                self.host.start_ssh(**identity.server_words())
+                self._identity = identity
+            return self._identity
 
     @property
     def spec(self) -> MachineSpec:
@@ -241,13 +252,15 @@ def answering_vm(
     :param direct_dma: devices may use guest memory in place: QEMU maps its file shared.
     """
     with contextlib.ExitStack() as stack:
-        control, host = (
-            Control(stack.enter_context(line_port(machine.ports[name], machine.vitals)))
+        test_port, host_port = (
+            stack.enter_context(line_port(machine.ports[name], machine.vitals))
             for name in (TEST_PORT, HOST_PORT)
         )
+        control, host = Control(test_port), Control(TakingTurns(host_port))
         # Devices are ended before the machine would disconnect them one by one.
         held = stack.enter_context(contextlib.ExitStack())
         vm = Vm(guest, qemu, machine, control, host, held, direct_dma=direct_dma)
+        stack.enter_context(reachable_vm(vm))
         try:
             yield vm
         except BaseException:
