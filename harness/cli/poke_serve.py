@@ -12,7 +12,6 @@ import errno
 import fcntl
 import itertools
 import json
-import logging
 import os
 import select
 import shlex
@@ -21,7 +20,7 @@ import stat
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final, TextIO
+from typing import Final
 
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
@@ -36,7 +35,6 @@ LAST_WORDS_SECONDS: Final = 5.0
 """How long the messages of a client that has gone may take."""
 
 _LONGEST_POLL: Final = (1 << 31) - 1  # ms; a C int
-_LONGEST_LINE: Final = 4000  # characters: a pipe that is writable takes 4096 bytes at least
 
 
 def serve(spec: ImsFunctionSpec, path: str) -> None:
@@ -48,7 +46,6 @@ def serve(spec: ImsFunctionSpec, path: str) -> None:
     with contextlib.ExitStack() as stack:
         function = stack.enter_context(ImsFunction(spec))
         listener = stack.enter_context(_listening(path))
-        stack.enter_context(_log_without_waiting())
         stack.enter_context(contextlib.suppress(Interrupted))
         place = {"type": "unix", "path": os.path.abspath(path)}
         device = json.dumps({"driver": "vfio-user-pci", "socket": place})
@@ -143,48 +140,14 @@ def _is_dead(path: str) -> bool:
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
-# What is said
-
-
-def _is_read(stream: TextIO) -> bool:
-    """Whether a line can be written without waiting for somebody to read those before it."""
+def _say(text: str) -> None:
+    """Print a line, if that does not mean to wait for somebody to read those before it."""
     try:
-        fd = stream.fileno()
+        fd = sys.stdout.fileno()
     except OSError:  # it is no file, but held in memory
-        return True
+        print(text)
+        return
     poll = select.poll()
     poll.register(fd, select.POLLOUT)
-    return poll.poll(0) == [(fd, select.POLLOUT)]
-
-
-def _say(text: str) -> None:
-    if _is_read(sys.stdout):
+    if poll.poll(0) == [(fd, select.POLLOUT)]:
         print(text, flush=True)
-
-
-class _Handler(logging.StreamHandler[TextIO]):
-    """Writes to a stream that somebody reads, and drops what nobody does."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return super().format(record)[:_LONGEST_LINE]
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if _is_read(self.stream):
-            super().emit(record)
-
-
-@contextlib.contextmanager
-def _log_without_waiting() -> Iterator[None]:
-    """Hold the root logger's streams so that they never make the server wait."""
-    root = logging.getLogger()
-    before = root.handlers[:]
-    for handler in before:
-        if type(handler) is logging.StreamHandler:
-            ours = _Handler(handler.stream)
-            ours.setFormatter(handler.formatter)
-            root.removeHandler(handler)
-            root.addHandler(ours)
-    try:
-        yield
-    finally:
-        root.handlers[:] = before

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from harness.errors import ProtocolError
+from harness.errors import DeadlineExpired, ProtocolError
 from harness.host.deadline import Deadline, wait_until
 from harness.host.process import Process, running
 from harness.spec.ims_function import ID_VALUE, Opcode, WorkDescriptor
@@ -45,6 +45,8 @@ WARM_UP: Final = 300_000
 """Messages, or half of all, after which the device's bounded logs are as full as they get."""
 GROWTH: Final = 32 << 20
 """Bytes that the server may hold more in the end than after warming up."""
+PEAK: Final = 48 << 20
+"""Bytes that one client may make the server hold for a time: its backlog, and what copies it."""
 MAPPED: Final = "ims_mapped: true\n"
 
 
@@ -184,6 +186,7 @@ class Episode:
                 self.streams,
                 self.never_reads,
                 self.maps,
+                self.cuts_short,
                 self.answers_badly,
                 self.answers_badly,
                 self.wires,
@@ -220,9 +223,10 @@ class Episode:
 
     def never_reads(self) -> None:
         """Questions whose answers are left lying, up to being cut off."""
-        read = wire.RegionAccess(0, 4, 4096).pack()
+        size = self._rng.choice((4, 1 << 16, 1 << 16))
+        read = wire.RegionAccess(0, 0, size).pack()
         info = wire.RegionInfo(4096, index=4).pack()
-        for _ in range(self._size):
+        for _ in range(max(self._size, 400)):  # of the long ones enough to be cut off
             if self._rng.random() < 0.05:
                 self._to.send(message(self._rng, Command.DEVICE_GET_REGION_INFO, info))
             self._to.send(message(self._rng, Command.REGION_READ, read))
@@ -242,6 +246,21 @@ class Episode:
                     self._to.send(raw)
                 self._fds.some(self._rng, 1)  # another size
         self._answer()
+
+    def cuts_short(self) -> None:
+        """A file that the device works in, whose pages come and go."""
+        whole = 64 * PAGE
+        os.ftruncate(self._fds.memory, whole)
+        descriptor = WorkDescriptor(Opcode.NOP, completion=bad.BASE + whole - 16).pack()
+        given = wire.DmaMap(32, 3, 0, bad.BASE, whole).pack()
+        self._to.send(message(self._rng, Command.DMA_MAP, given), [self._fds.memory])
+        for _ in self._each():
+            os.pwrite(self._fds.memory, descriptor * 16, 0)
+            for raw in bad.work(self._rng, (bad.BASE,), (16,)):
+                self._to.send(raw)
+            if self._rng.random() < 0.5:
+                self._to.probe()
+            os.ftruncate(self._fds.memory, PAGE * self._rng.choice((0, 1, 64)))
 
     def wires(self) -> None:
         """Descriptors of every kind as eventfds, raised, masked, and taken away."""
@@ -315,16 +334,22 @@ class Held:
     """What a process holds."""
 
     bytes: int
+    peak: int
+    """The most bytes that it ever held."""
     fds: int
     threads: int
 
     @classmethod
     def by(cls, pid: int) -> Held:
-        """Return it, without what is only about to go."""
+        """Return it.
+
+        :raises FileNotFoundError: the process has ended.
+        """
         status = Path(f"/proc/{pid}/status").read_text()
         fields = dict(line.split(":", 1) for line in status.splitlines())
         return cls(
             int(fields["VmRSS"].split()[0]) << 10,
+            int(fields["VmHWM"].split()[0]) << 10,
             len(os.listdir(f"/proc/{pid}/fd")),
             int(fields["Threads"]),
         )
@@ -364,18 +389,22 @@ class Siege:
     def episode(self, number: int, fds: Descriptors) -> int:
         """Play one episode and return how many messages it sent."""
         rng = random.Random(f"{self._seed}/{number}")
-        connection = Connection(self._path)
-        with connection.socket:
-            episode = Episode(connection, fds, rng, rng.choice((3, 50, 500, 1000)))
-            try:
-                episode.play()
-            except Exception as error:
-                where = f"seed {self._seed}, episode {number}, message {connection.sent}"
-                error.add_note(f"{where}: {episode.kind}")
-                raise
-        if number % 20 == 0:
-            self.come_by()
-        return connection.sent
+        sent, kind = 0, "on the way in"
+        try:
+            connection = Connection(self._path)
+            with connection.socket:
+                episode = Episode(connection, fds, rng, rng.choice((3, 50, 500, 1000)))
+                try:
+                    episode.play()
+                finally:
+                    sent, kind = connection.sent, episode.kind
+            if number % 20 == 0:
+                kind = "a well-behaved client"
+                self.come_by()
+        except Exception as error:
+            error.add_note(f"seed {self._seed}, episode {number}, message {sent}: {kind}")
+            raise
+        return sent
 
     def come_by(self) -> None:
         """Be a well-behaved client, and be served."""
@@ -423,6 +452,7 @@ class Siege:
         survived = Survived(sent, number, seconds, before, after)
         assert after.fds == before.fds, f"seed {self._seed}: descriptors stay behind: {survived}"
         assert after.bytes - before.bytes < GROWTH, f"seed {self._seed}: memory stays: {survived}"
+        assert after.peak - after.bytes < PEAK, f"seed {self._seed}: too much memory: {survived}"
         return survived
 
 
@@ -437,6 +467,9 @@ def besieged(seed: int, directory: Path) -> Iterator[Siege]:
         try:
             yield Siege(process, str(path), log, seed)
         except Exception as error:
+            with contextlib.suppress(DeadlineExpired):
+                status = process.wait(Deadline(1, "the server's end"))
+                error.add_note(f"the server had ended with {status}")
             error.add_note(f"the server's last words: {log.read_text()[-3000:]}")
             raise
         process.signal(signal.SIGINT)

@@ -138,10 +138,15 @@ def bus_mastering(rng: random.Random) -> bytes:
     return message(rng, Command.REGION_WRITE, write)
 
 
-def work(rng: random.Random) -> list[bytes]:
+RINGS: Final = (BASE, BASE, BASE + 64, BASE + PAGE - 64, *_WIDE_ENDS)
+SIZES: Final = (1, 2, 16, 1024, 3, 0)
+
+
+def work(
+    rng: random.Random, rings: Sequence[int] = RINGS, sizes: Sequence[int] = SIZES
+) -> list[bytes]:
     """Return what starts the work queue, on a ring that may be anywhere."""
-    ring = rng.choice((BASE, BASE, BASE + 64, BASE + PAGE - 64, *_WIDE_ENDS))
-    size = rng.choice((1, 2, 16, 1024, 3, 0))
+    ring, size = rng.choice(rings), rng.choice(sizes)
     writes = [
         (Register.CONTROL, 0),
         (Register.WQ_SIZE, size),
