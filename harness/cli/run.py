@@ -29,7 +29,7 @@ from harness.host.workspace import Workspace, make_workspace
 from harness.report.run_store import RESULTS_DIRECTORY
 from harness.scenario import Arrival, StoreReport, drive_stores
 from harness.schema.names import choose
-from harness.spec.vtd import format_source_id
+from harness.spec.pci import RequesterId
 from harness.testbed.supplies import (
     DEFAULT_KERNEL,
     DEFAULT_MACHINE,
@@ -103,8 +103,8 @@ def run(args: argparse.Namespace) -> Verdict:
             guest, qemu, machine, workspace, kernel_arguments=tuple(shlex.split(args.append))
         ) as vm:
             show.start(vm.provenance())
-            with vm.plugged(ImsFunctionSpec(ims_mapped=args.ims == "mapped")) as plugged:
-                show.function(plugged.control.function())
+            with vm.ims_function(ImsFunctionSpec(ims_mapped=args.ims == "mapped")) as plugged:
+                show.function(plugged.control.facts())
                 try:
                     for report in drive_stores(plugged):
                         show.store(report)
@@ -193,7 +193,7 @@ class _Show:
 def _entry(arrival: Arrival) -> str:
     entry = arrival.entry
     kind = "logical destination" if entry.destination_mode else "APIC id"
-    sender = format_source_id(entry.source_id)
+    sender = RequesterId(entry.source_id)
     return f"vector {entry.vector:#x} to {kind} {arrival.destination:#x}, from {sender} only"
 
 

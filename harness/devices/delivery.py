@@ -79,10 +79,10 @@ class Delivery:
     ):
         self.bus: Bus | None = None
         """The client to send to; None while there is none."""
+        self.gate = gate
         self._stores = stores
         self._config = config
         self._ledger = ledger
-        self._gate = gate
         self._lock = lock
         self._ended = ended
 
@@ -156,7 +156,7 @@ class Delivery:
         if message.address == 0:
             self._end(event, Outcome.BLOCKED, "the store holds the null message")
             return None
-        routed = self._gate.route(event.store, event.index, message)
+        routed = self.gate.route(event.store, event.index, message)
         if isinstance(routed, Fault):
             self._end(event, Outcome.BLOCKED, str(routed))
             return None

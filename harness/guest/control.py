@@ -1,7 +1,9 @@
 # Ref: docs/guest-module.md, "Operations"; guests/control/module.c and system.c implement them.
 """Client of imsctl, the control tool in the guest: one line of words out, one JSON object back.
 
-An operation that fails raises :class:`ControlError` with the errno that the guest's kernel gave.
+Here are the operations on the guest as a whole; those on one function of ours are in
+:mod:`harness.guest.function_control`. An operation that fails raises :class:`ControlError` with the
+errno that the guest's kernel gave.
 """
 
 from __future__ import annotations
@@ -12,28 +14,8 @@ import re
 from typing import Any, Final, Protocol
 
 from harness.errors import GuestCommandError, ProtocolError
-from harness.guest.facts import (
-    Allocation,
-    Completion,
-    Cpus,
-    Function,
-    Held,
-    Interrupt,
-    JsonObject,
-    MachineInterrupt,
-    Ping,
-    StoredMessage,
-    build,
-    build_all,
-)
+from harness.guest.facts import Cpus, JsonObject, MachineInterrupt, Ping, build, build_all
 from harness.host.deadline import Deadline
-from harness.spec.interrupt import Store
-
-ALL: Final = 0
-"""As a count: every interrupt of the store that is allocated."""
-
-ANY: Final = None
-"""As an index: the next that is free."""
 
 _SECRET: Final = re.compile(r"\b(host_key|seed)=\S+")
 """Words of a request that no message repeats."""
@@ -68,10 +50,7 @@ class ControlError(GuestCommandError):
 
 
 class Control:
-    """The operations of imsctl.
-
-    Ranges are ``index`` and ``count``. An operation on a range stops at the first error and leaves
-    what was done (``ControlError.done``); an allocation of IMS entries does all or none.
+    """The operations of imsctl on the guest.
 
     :raises ControlError: the operation failed in the guest; true of every method.
     :raises ProtocolError: the answer is not one, or is that of another request; likewise.
@@ -104,121 +83,9 @@ class Control:
         """Ask for a sign of life."""
         return build(Ping, self.call("ping"))
 
-    def function(self, *, wait_ms: int = 0) -> Function:
-        """Return the facts of the bound function. ENODEV: none is bound, not even after waiting."""
-        return build(Function, self.call("function", wait=wait_ms or None))
-
-    def alloc(
-        self,
-        store: Store,
-        count: int = 1,
-        *,
-        index: int | None = 0,
-        least: int | None = None,
-        facts: bool = True,
-    ) -> Allocation:
-        """Allocate interrupts; with ``least``, be content with fewer MSI messages or MSI-X vectors.
-
-        ``facts=False`` leaves the interrupts out of the answer.
-        """
-        place = "any" if index is ANY else index
-        words = {"count": count, "index": place, "least": least, "facts": int(facts)}
-        return build(
-            Allocation, self.call("alloc", seconds=LONG_SECONDS, store=_name(store), **words)
-        )
-
-    def request(self, store: Store, index: int = 0, count: int = 1) -> tuple[Interrupt, ...]:
-        """Install the handler. ENOSPC: the CPUs have no vector left."""
-        return self._range("request", store, index, count)
-
-    def release(self, store: Store, index: int = 0, count: int = 1) -> tuple[Interrupt, ...]:
-        """Remove the handler."""
-        return self._range("release", store, index, count)
-
-    def free(self, store: Store, index: int = 0, count: int = 1) -> int:
-        """Free interrupts, and return how many. EBUSY: one has a handler, and none was freed."""
-        reply = self.call(
-            "free", seconds=LONG_SECONDS, store=_name(store), index=index, count=count
-        )
-        return int(reply["done"])
-
-    def mask(self, store: Store, index: int = 0, count: int = 1) -> tuple[Interrupt, ...]:
-        """Mask at the chip, at once."""
-        return self._range("mask", store, index, count)
-
-    def unmask(self, store: Store, index: int = 0, count: int = 1) -> tuple[Interrupt, ...]:
-        """Unmask at the chip."""
-        return self._range("unmask", store, index, count)
-
-    def move(self, store: Store, cpu: int, index: int = 0, count: int = 1) -> tuple[Interrupt, ...]:
-        """Set the affinity to one CPU.
-
-        Without remapping the kernel may put the move off until the next interrupt: then ``cpu`` in
-        the answer is still the old one.
-        """
-        return self._range("move", store, index, count, cpu=cpu)
-
-    def cycle(self, store: Store, rounds: int, index: int = 0, count: int = 1) -> int:
-        """Allocate, request, release and free a range ``rounds`` times; return the whole rounds."""
-        reply = self.call(
-            "cycle",
-            seconds=LONG_SECONDS,
-            store=_name(store),
-            index=index,
-            count=count,
-            rounds=rounds,
-        )
-        return int(reply["done"])
-
-    def fire(self, store: Store, index: int = 0, *, timeout_ms: int = 1000) -> Completion:
-        """Raise an interrupt by a work descriptor and wait for its completion record.
-
-        How the device ended it is a result, not an error. ETIMEDOUT: no record came.
-        """
-        reply = self.call("fire", store=_name(store), index=index, timeout=timeout_ms)
-        return build(Completion, reply)
-
-    def interrupts(self, store: Store, index: int = 0, count: int = ALL) -> tuple[Interrupt, ...]:
-        """Return the allocated interrupts of a range."""
-        return self._range("list", store, index, count)
-
-    def interrupt(self, store: Store, index: int = 0) -> Interrupt:
-        """Return one allocated interrupt.
-
-        :raises GuestCommandError: none is allocated there.
-        """
-        found = self.interrupts(store, index, 1)
-        if not found:
-            raise GuestCommandError(f"no {store.name} interrupt {index} is allocated in the guest")
-        return found[0]
-
-    def stored(self, store: Store, index: int = 0, count: int = 1) -> tuple[StoredMessage, ...]:
-        """Read messages back from the store."""
-        reply = self.call(
-            "stored", seconds=LONG_SECONDS, store=_name(store), index=index, count=count
-        )
-        return build_all(StoredMessage, reply, "messages")
-
     def irqs(self) -> tuple[MachineInterrupt, ...]:
         """Return every interrupt of the machine. None may come or go meanwhile."""
         return build_all(MachineInterrupt, self.call("irqs", seconds=LONG_SECONDS), "irqs")
-
-    def hold(self, count: int = ALL) -> Held:
-        """Take remapping entries; without a count until the kernel refuses, which is no error."""
-        try:
-            return build(Held, self.call("hold", seconds=LONG_SECONDS, count=count))
-        except ControlError as error:
-            if count != ALL or not error.done:
-                raise
-            return build(Held, {**error.reply, "refusal": error.errno})
-
-    def drop(self) -> Held:
-        """Give the entries of :meth:`hold` back."""
-        return build(Held, self.call("drop", seconds=LONG_SECONDS))
-
-    def reset(self) -> None:
-        """Free everything in the guest, and reset the function's own state."""
-        self.call("reset", seconds=LONG_SECONDS)
 
     def cpus(self) -> Cpus:
         """Return the CPUs and their APIC ids."""
@@ -258,23 +125,6 @@ class Control:
     def read_file(self, path: str, *, seconds: float = ANSWER_SECONDS) -> str:
         """Return a text file of the guest's, of ``/proc`` or ``/sys`` above all."""
         return str(self.call("read", seconds=seconds, path=path)["text"])
-
-    def _range(
-        self, operation: str, store: Store, index: int, count: int, **words: object
-    ) -> tuple[Interrupt, ...]:
-        reply = self.call(
-            operation,
-            seconds=LONG_SECONDS,
-            store=_name(store),
-            index=index,
-            count=count,
-            **words,
-        )
-        return build_all(Interrupt, reply, "interrupts")
-
-
-def _name(store: Store) -> str:
-    return store.name.lower()
 
 
 def _parse(line: str, request: str) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def _lent(lender: VmLender, cell: Cell, node: pytest.Item) -> contextlib.Abstrac
 
 @pytest.fixture
 def guest(vm: Vm) -> Control:
-    """The control tool in the guest: ``alloc``, ``request``, ``move``, ..."""
+    """The control tool in the guest: ``irqs``, ``cpus``, ``kernel_log``, ..."""
     return vm.control
 
 
@@ -109,6 +109,6 @@ def ims_device(vm: Vm, request: pytest.FixtureRequest) -> Iterator[PluggedFuncti
 
     ``@pytest.mark.device(ims_mapped=True, msix_vectors=64)`` chooses what it is made of.
     """
-    with vm.plugged(device_spec(request.node)) as plugged:
+    with vm.ims_function(device_spec(request.node)) as plugged:
         request.node.stash[DEVICE] = plugged
         yield plugged

@@ -30,12 +30,12 @@ from typing import Protocol
 
 from harness.spec.interrupt import Store
 from harness.spec.msi import DeliveryMode, Message, RemappableMessage
+from harness.spec.pci import RequesterId
 from harness.spec.vtd import (
     Entry,
     PostedEntry,
     RemappedEntry,
     SourceValidation,
-    format_source_id,
 )
 
 
@@ -121,7 +121,7 @@ class GuestInterrupt:
     destination: int | None = None
     """APIC id, or logical destination if ``logical``."""
     logical: bool | None = None
-    source_id: int | None = None
+    source_id: RequesterId | None = None
     """Requester id of the sender; None: not compared, nor are the next two."""
     source_validation: int = SourceValidation.SOURCE_ID
     source_qualifier: int = 0
@@ -276,8 +276,7 @@ def _differences(
     if entry.source_id != owner.source_id:
         yield (
             Kind.WRONG_SOURCE_ID,
-            f"admits {format_source_id(entry.source_id)}, "
-            f"the sender is {format_source_id(owner.source_id)}",
+            f"admits {RequesterId(entry.source_id)}, the sender is {owner.source_id}",
         )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from harness.spec.vtd import source_id as compose_source_id
+from harness.spec.pci import RequesterId
 
 # "IR-PCI-MSIX-0000:01:00.0": the per-device chips since v6.2.
 _DEVICE_CHIP: Final = re.compile(
@@ -30,7 +30,7 @@ def entry_index(hwirq: int) -> int:
     return ((hwirq >> 16) & 0xFFFF) + (hwirq & 0xFFFF)
 
 
-def source_id(chip: str, hwirq: int) -> int | None:
+def source_id(chip: str, hwirq: int) -> RequesterId | None:
     """Return the requester id of a PCI MSI or MSI-X interrupt, by its topmost chip and number.
 
     Since v6.2 the chip names the device; before, all devices share one chip and the number holds
@@ -38,7 +38,7 @@ def source_id(chip: str, hwirq: int) -> int | None:
     """
     if match := _DEVICE_CHIP.fullmatch(chip):
         bus, device, function = (int(part, 16) for part in match.groups())
-        return compose_source_id(bus, device, function)
+        return RequesterId.of(bus, device, function)
     if chip in _SHARED_CHIPS:
-        return (hwirq >> 11) & 0xFFFF
+        return RequesterId((hwirq >> 11) & 0xFFFF)
     return None

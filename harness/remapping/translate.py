@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from harness.remapping.unit import UnitState
 from harness.spec.msi import CompatibilityMessage, DeliveryMode, Message, RemappableMessage
+from harness.spec.pci import RequesterId
 from harness.spec.vtd import (
     QUALIFIED_REASONS,
     QUALIFIER_MASK,
@@ -24,7 +25,6 @@ from harness.spec.vtd import (
     PostedEntry,
     RemappedEntry,
     SourceValidation,
-    format_source_id,
     reason_name,
 )
 
@@ -68,7 +68,7 @@ class Fault:
     """A message that was blocked."""
 
     reason: FaultReason
-    source_id: int
+    source_id: RequesterId
     index: int | None = None
     """interrupt_index, None where the specification leaves it undefined."""
     recorded: bool = True
@@ -77,16 +77,14 @@ class Fault:
     def __str__(self) -> str:
         where = "" if self.index is None else f" at IRTE {self.index}"
         name = reason_name(self.reason)
-        return (
-            f"blocked{where}: {name} ({self.reason:#04x}), from {format_source_id(self.source_id)}"
-        )
+        return f"blocked{where}: {name} ({self.reason:#04x}), from {self.source_id}"
 
 
 Outcome = Delivered | Posted | Fault
 
 
 def translate(
-    message: Message, source_id: int, unit: UnitState, read_entry: Callable[[int], Entry]
+    message: Message, source_id: RequesterId, unit: UnitState, read_entry: Callable[[int], Entry]
 ) -> Outcome:
     """Return what becomes of a message that a requester sends.
 
@@ -130,7 +128,7 @@ def _unremapped(message: Message) -> Delivered:
 
 def _remapped(
     request: RemappableMessage,
-    source_id: int,
+    source_id: RequesterId,
     unit: UnitState,
     read_entry: Callable[[int], Entry],
 ) -> Outcome:
@@ -160,7 +158,7 @@ def _remapped(
     )
 
 
-def _objection(entry: Entry, source_id: int, unit: UnitState) -> FaultReason | None:
+def _objection(entry: Entry, source_id: RequesterId, unit: UnitState) -> FaultReason | None:
     """Return why an entry may not be used by a requester."""
     if not entry.present:
         return FaultReason.ENTRY_NOT_PRESENT
@@ -171,7 +169,7 @@ def _objection(entry: Entry, source_id: int, unit: UnitState) -> FaultReason | N
     return None
 
 
-def source_allowed(entry: Entry, source_id: int) -> bool:
+def source_allowed(entry: Entry, source_id: RequesterId) -> bool:
     """Return whether SVT, SQ and SID of an entry let a requester use it (section 9.9).
 
     The reserved SVT lets nobody, as in QEMU.

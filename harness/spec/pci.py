@@ -1,12 +1,13 @@
 # Ref: PCI Express Base Specification Revision 6.0: 7.5.1 (type 0 header),
-#      7.5.3 (PCI Express capability), 7.7.1 (MSI), 7.7.2 (MSI-X);
+#      7.5.3 (PCI Express capability), 7.7.1 (MSI), 7.7.2 (MSI-X), 2.2.6.2 (requester id);
 #      Linux include/uapi/linux/pci_regs.h (v6.12) for the names.
 """Config space of a PCI Express function: the header and the function's capabilities."""
 
 from __future__ import annotations
 
 import enum
-from typing import Final
+import re
+from typing import Final, Self
 
 from harness.spec.bitfield import Bits, Layout, Reserved
 
@@ -81,6 +82,63 @@ class Status(Layout, bits=16):
     detected_parity_error  = Bits(15)
     reserved               = Reserved((2, 1), (6, 6))
 # fmt: on
+
+
+class RequesterId(int):
+    """Who sent a request: bus in 15:8, device in 7:3, function in 2:0 (2.2.6.2).
+
+    As text it is what Linux prints, ``01:00.0``.
+    """
+
+    _TEXT: Final = re.compile(r"(?:0000:)?([0-9a-f]{2}):([0-1][0-9a-f])\.([0-7])")
+
+    def __new__(cls, value: int) -> Self:
+        """:raises ValueError: more than 16 bits."""
+        if not 0 <= value <= 0xFFFF:
+            raise ValueError(f"{value:#x} is no requester id")
+        return super().__new__(cls, value)
+
+    @classmethod
+    def of(cls, bus: int, device: int = 0, function: int = 0) -> Self:
+        """Return the id of a function at a place."""
+        return cls(bus << 8 | device << 3 | function)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the id of ``01:00.0``, or of a slot of the first domain, ``0000:01:00.0``.
+
+        :raises ValueError: it is neither.
+        """
+        match = cls._TEXT.fullmatch(text)
+        if match is None:
+            raise ValueError(f"not a PCI address: {text!r}")
+        return cls.of(*(int(part, 16) for part in match.groups()))
+
+    @property
+    def bus(self) -> int:
+        """Bus number."""
+        return self >> 8
+
+    @property
+    def device(self) -> int:
+        """Device number."""
+        return self >> 3 & 0x1F
+
+    @property
+    def function(self) -> int:
+        """Function number."""
+        return self & 7
+
+    @property
+    def slot(self) -> str:
+        """Linux's name of the function: ``0000:01:00.0``."""
+        return f"0000:{self}"
+
+    def __str__(self) -> str:
+        return f"{self.bus:02x}:{self.device:02x}.{self.function}"
+
+    def __repr__(self) -> str:
+        return f"<RequesterId {self}>"
 
 
 BAR_ADDRESS_MASK: Final = 0xFFFFFFF0

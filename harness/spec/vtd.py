@@ -10,6 +10,7 @@ import enum
 from typing import Final
 
 from harness.spec.bitfield import Bits, Layout, Reserved
+from harness.spec.pci import RequesterId
 
 
 # fmt: off
@@ -180,7 +181,7 @@ class FaultRecord(Layout, bits=128):
         else:
             where = "" if (page := self.page_address) is None else f" at page {page:#x}"
         text = f"fault {self.reason:#04x} ({reason_name(self.reason)})"
-        return f"{text} from {format_source_id(self.source_id)}{where}"
+        return f"{text} from {RequesterId(self.source_id)}{where}"
 
 
 class TableAddress(Layout, bits=64):
@@ -367,13 +368,3 @@ def reason_name(reason: int) -> str:
         return FaultReason(reason).name.lower().replace("_", " ")
     except ValueError:
         return "unknown reason"
-
-
-def source_id(bus: int, device: int, function: int) -> int:
-    """Return a requester id: bus in 15:8, device in 7:3, function in 2:0."""
-    return bus << 8 | device << 3 | function
-
-
-def format_source_id(requester: int) -> str:
-    """Return a requester id as ``bus:device.function``, in hexadecimal, as Linux prints it."""
-    return f"{requester >> 8:02x}:{requester >> 3 & 0x1F:02x}.{requester & 7}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -13,20 +13,17 @@ from harness.devices.ims_function.address_map import Area
 from harness.devices.ims_function.function import ImsFunction
 from harness.errors import CheckFailed, GuestCommandError, HarnessError
 from harness.guest.control import Control
-from harness.guest.facts import Function, Interrupt
+from harness.guest.facts import Interrupt
+from harness.guest.function_control import FunctionControl, find_function
 from harness.host.deadline import Deadline
 from harness.pci.store import StoreEntry
-from harness.qemu.machine import Machine
 from harness.qemu.trace import MSIX_TABLE
 from harness.remapping.audit import Finding, audit
-from harness.remapping.unit import RemappingTable, UnitState
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import Store
 from harness.spec.msi import Message, MessageEntry
-from harness.spec.vtd import Entry, RemappedEntry
-from harness.testbed.source_gate import SourceGate
+from harness.testbed.served import ServedFunction
 from harness.testbed.views import guest_interrupts
-from harness.vfio_user.server import DeviceServer
 
 BIND_SECONDS: Final = 20.0
 BIND_ROUND_MS: Final = 250
@@ -45,94 +42,42 @@ class StoreTraps:
         return self.counts[store]
 
 
-class PluggedFunction:
-    """A function in the guest. Made by ``Vm.plugged``."""
+class PluggedFunction(ServedFunction[ImsFunction]):
+    """An IMS function with its driver. Made by ``Vm.ims_function``."""
 
-    def __init__(
-        self,
-        machine: Machine,
-        control: Control,
-        function: ImsFunction,
-        server: DeviceServer,
-        gate: SourceGate,
-        unit: Callable[[], UnitState] | None,
-        identifier: str,
-    ):
-        self.machine = machine
-        self.control = control
-        """The driver's operations, in the guest."""
-        self.model = function
-        """The device's own view: events, accesses, stores."""
-        self.server = server
-        self._gate = gate
-        self._identifier = identifier
-        self._unit = unit
-        self._facts: Function | None = None
-        self.requester_id = 0
-        """Bus, device and function, as in the source id of an IRTE."""
+    control: FunctionControl
+    """The driver's operations on this function, in the guest."""
 
-    def bind(self) -> None:
-        """Wait for the guest's driver, and learn where the function is."""
-        self._facts = self._wait_bound()
-        self.requester_id = parse_slot(self._facts.slot)
-        self._gate.watch(self.requester_id)
+    def __init__(self, served: ServedFunction[ImsFunction], guest: Control):
+        super().__init__(served.place, served.model, served.server)
+        self._guest = guest
 
-    def _wait_bound(self) -> Function:
-        deadline = Deadline(BIND_SECONDS, "the guest's driver binding the function")
+    def wait_bound(self) -> None:
+        """Wait for the guest's driver, and learn what number it has got.
+
+        :raises DeadlineExpired: no driver binds the function.
+        """
+        deadline = Deadline(BIND_SECONDS, f"the guest's driver binding {self.slot}")
+        ports = self.machine.spec.root_ports
         while True:
             self.server.check()
             try:
-                return self.control.function(wait_ms=BIND_ROUND_MS)
+                self.control = find_function(
+                    self._guest, self.slot, among=ports, wait_ms=BIND_ROUND_MS
+                )
             except GuestCommandError as error:
                 deadline.check(error.message)
+            else:
+                return
 
-    @property
-    def slot(self) -> str:
-        """PCI name in the guest, e.g. ``0000:01:00.0``."""
-        assert self._facts is not None
-        return self._facts.slot
+    def bind(self) -> None:
+        """Bind the guest's driver, which was unbound."""
+        self._guest.bind(self.slot)
+        self.wait_bound()
 
-    # IRTEs.
-
-    def unit(self) -> UnitState:
-        """Return the state of the remapping unit in front of the function.
-
-        :raises HarnessError: there is none, or remapping is off.
-        """
-        unit = self._unit() if self._unit else None
-        if unit is None or not unit.remapping_enabled:
-            raise HarnessError("there is no interrupt remapping in front of the function")
-        return unit
-
-    def table(self) -> RemappingTable:
-        """Return the remapping table that the function's messages go through.
-
-        :raises HarnessError: remapping is off.
-        """
-        return RemappingTable.of(self.unit(), self.machine.memory)
-
-    def irtes(self) -> dict[int, Entry]:
-        """Return the present IRTEs whose source id is this function, by index."""
-        return {
-            index: entry
-            for index, entry in self.table().present_entries().items()
-            if getattr(entry, "source_id", None) == self.requester_id
-        }
-
-    def irte(self, message: Message) -> Entry:
-        """Return the IRTE that a message names.
-
-        :raises CheckFailed: the message is in compatibility format, or names none.
-        """
-        request = message.decode() if message.is_interrupt else None
-        index = getattr(request, "index", None)
-        if index is None:
-            raise CheckFailed(f"{message} does not name an IRTE")
-        return self.table().read_entry(index)
-
-    def destination(self, entry: RemappedEntry) -> int:
-        """Return the destination in an IRTE, as this machine's APIC mode has it."""
-        return entry.destination(extended_mode=self.unit().extended_mode)
+    def unbind(self) -> None:
+        """Unbind the guest's driver: everything the function has is freed."""
+        self._guest.unbind(self.slot)
 
     # The guest's operations that need care.
 
@@ -190,24 +135,12 @@ class PluggedFunction:
     def _msix_table(self) -> list[MessageEntry]:
         # Read where the guest would read it, through the monitor: QEMU's VFIO keeps the table.
         count = self.model.spec.msix_vectors
-        base = self._bar_address(regs.BAR_MSIX) + regs.MSIX_TABLE_OFFSET
+        base = self.bar_address(regs.BAR_MSIX) + regs.MSIX_TABLE_OFFSET
         text = self.machine.qmp.human(f"xp /{count * 4}wx {base:#x}")
         words = [int(word, 16) for word in re.findall(r"\b0x[0-9a-f]{8}\b", text)]
         raw = b"".join(word.to_bytes(4, "little") for word in words)
         size = MessageEntry.SIZE
         return [MessageEntry.unpack(raw[at : at + size]) for at in range(0, count * size, size)]
-
-    def _bar_address(self, bar: int) -> int:
-        for bus in self.machine.qmp.execute("query-pci"):
-            for bridge in bus["devices"]:
-                for device in bridge.get("pci_bridge", {}).get("devices", []):
-                    if device["qdev_id"] == self._identifier:
-                        return next(
-                            int(region["address"])
-                            for region in device["regions"]
-                            if region["bar"] == bar
-                        )
-        raise HarnessError(f"QEMU has no device {self._identifier}")
 
     # Checks.
 
@@ -219,7 +152,7 @@ class PluggedFunction:
         """Hold IRTEs, the guest's interrupt list and the stores against each other (row B8)."""
         return audit(
             self.table().present_entries(),
-            guest_interrupts(self.control.irqs(), self.interrupts(), self.requester_id),
+            guest_interrupts(self._guest.irqs(), self.interrupts(), self.requester_id),
             self.stores(),
             extended_mode=self.unit().extended_mode,
         )
@@ -237,14 +170,15 @@ class PluggedFunction:
 
     def dump(self) -> None:
         """Write the stores and what became of each event into the machine's workspace."""
-        workspace = self.machine.workspace
         with contextlib.suppress(HarnessError):
             shown = [entry for entry in self.stores() if entry.enabled or entry.address]
-            workspace.write("stores.txt", "".join(f"{entry}\n" for entry in shown))
-        events = [*self.model.ledger.events(), *self.model.ledger.findings()]
-        workspace.write("events.txt", "".join(f"{event}\n" for event in events))
-        accesses = self.model.accesses.accesses()
-        workspace.write("accesses.txt", "".join(f"{access}\n" for access in accesses))
+            self._write("stores", shown)
+        self._write("events", [*self.model.ledger.events(), *self.model.ledger.findings()])
+        self._write("accesses", self.model.accesses.accesses())
+
+    def _write(self, what: str, items: Iterable[object]) -> None:
+        text = "".join(f"{item}\n" for item in items)
+        self.machine.workspace.write(f"{what}-{self.place.number}.txt", text)
 
     @contextlib.contextmanager
     def trapped(self) -> Iterator[StoreTraps]:
@@ -258,7 +192,7 @@ class PluggedFunction:
             yield traps
         seen = self.model.accesses.counts_since(mark)
         # QEMU gives the tables of all functions the same name.
-        base = self._bar_address(regs.BAR_MSIX)
+        base = self.bar_address(regs.BAR_MSIX)
         ours = range(base, base + regs.BAR_MSIX_SIZE)
         traps.counts = {
             Store.MSI: seen[Area.MSI].total,
@@ -273,15 +207,3 @@ def _with_message(entry: StoreEntry, stored: MessageEntry) -> StoreEntry:
     return dataclasses.replace(
         entry, address=stored.address, data=stored.data, masked=bool(stored.control.mask)
     )
-
-
-def parse_slot(slot: str) -> int:
-    """Return the requester id of a PCI name: bus in 15:8, device in 7:3, function in 2:0.
-
-    :raises ValueError: it is not a PCI name.
-    """
-    match = re.fullmatch(r"[0-9a-f]{4}:([0-9a-f]{2}):([0-9a-f]{2})\.([0-7])", slot)
-    if match is None:
-        raise ValueError(f"not a PCI name: {slot!r}")
-    bus, device, function = (int(part, 16) for part in match.groups())
-    return bus << 8 | device << 3 | function

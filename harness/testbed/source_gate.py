@@ -15,6 +15,7 @@ from harness.remapping.translate import Fault, translate
 from harness.remapping.unit import PhysicalMemory, RemappingTable, UnitState
 from harness.spec.interrupt import Store
 from harness.spec.msi import Message
+from harness.spec.pci import RequesterId
 from harness.spec.vtd import FaultReason
 
 _UNSEEN: Final = frozenset({FaultReason.COMPATIBILITY_BLOCKED, FaultReason.SOURCE_ID_MISMATCH})
@@ -26,25 +27,21 @@ _INDEX_LIMIT: Final = 1 << 16
 class SourceGate:
     """Refuses what remapping hardware would, and QEMU not. Implements ``devices.MessageGate``.
 
-    The unit's state and the IRTE are looked at for each message. Everything passes until
-    :meth:`watch` tells what the function's requester id is.
+    The unit's state and the IRTE are looked at for each message.
 
+    :param requester_id: of the function whose messages these are.
     :param unit: returns the unit's state now; it may be called on any thread.
     """
 
-    def __init__(self, memory: PhysicalMemory, unit: Callable[[], UnitState] | None):
+    def __init__(
+        self, requester_id: RequesterId, memory: PhysicalMemory, unit: Callable[[], UnitState]
+    ):
+        self._requester_id = requester_id
         self._memory = memory
         self._unit = unit
-        self._requester_id: int | None = None
-
-    def watch(self, requester_id: int) -> None:
-        """Check from now on, for a function with this requester id."""
-        self._requester_id = requester_id
 
     def route(self, store: Store, index: int, message: Message) -> Message | Fault:
         """Return the message, or the fault that it ends in although QEMU would deliver it."""
-        if self._unit is None or self._requester_id is None:
-            return message
         unit = self._unit()
         table = RemappingTable.of(unit, self._memory)
         fate = translate(message, self._requester_id, unit, table.read_entry)

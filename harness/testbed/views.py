@@ -8,9 +8,10 @@ from typing import Final
 from harness.guest.facts import Interrupt, Level, MachineInterrupt
 from harness.remapping.audit import GuestInterrupt
 from harness.remapping.linux import REMAPPING_CHIPS, entry_index, source_id
+from harness.spec.pci import RequesterId
 
 IO_APIC_CHIP: Final = "IR-IO-APIC"
-IO_APIC_SOURCE: Final = 0xFF00
+IO_APIC_SOURCE: Final = RequesterId.of(0xFF)
 """Requester id of the IO/APIC on q35 (QEMU hw/i386/intel_iommu.c, Q35_PSEUDO_BUS_PLATFORM)."""
 
 
@@ -20,7 +21,7 @@ def remapping_level(interrupt: MachineInterrupt) -> Level | None:
 
 
 def guest_interrupts(
-    machine: Sequence[MachineInterrupt], own: Iterable[Interrupt], requester_id: int
+    machine: Sequence[MachineInterrupt], own: Iterable[Interrupt], requester_id: RequesterId
 ) -> list[GuestInterrupt]:
     """Return every interrupt of the guest for the audit.
 
@@ -31,7 +32,9 @@ def guest_interrupts(
     return [_convert(item, by_virq.get(item.virq), requester_id) for item in machine]
 
 
-def _convert(item: MachineInterrupt, own: Interrupt | None, requester_id: int) -> GuestInterrupt:
+def _convert(
+    item: MachineInterrupt, own: Interrupt | None, requester_id: RequesterId
+) -> GuestInterrupt:
     level = remapping_level(item)
     return GuestInterrupt(
         virq=item.virq,
@@ -48,7 +51,7 @@ def _convert(item: MachineInterrupt, own: Interrupt | None, requester_id: int) -
     )
 
 
-def _sender(item: MachineInterrupt) -> int | None:
+def _sender(item: MachineInterrupt) -> RequesterId | None:
     """Return the requester id of another device's interrupt, None where Linux does not tell."""
     if not item.levels:
         return None

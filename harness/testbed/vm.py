@@ -20,16 +20,15 @@ from harness.guest.port import line_port
 from harness.guest.ssh import SshSession, ssh_session
 from harness.host.deadline import Deadline, wait_until
 from harness.host.resources import harness_version
-from harness.host.workspace import Workspace, nameless_listener
-from harness.qemu.command import MachineSpec, vfio_user_device
+from harness.host.workspace import Workspace
+from harness.qemu.command import MachineSpec
 from harness.qemu.launch import Boot, running_machine
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Machine, State
 from harness.spec.vtd import FaultReason, FaultRecord
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.reach import TakingTurns, reachable_vm
-from harness.testbed.source_gate import SourceGate
-from harness.vfio_user.server import device_server
+from harness.testbed.served import Model, Place, ServedFunction, served_function
 
 ANSWER_SECONDS: Final = 20.0
 """Bound of the SSH server's answer."""
@@ -173,51 +172,44 @@ class Vm:
         return self.spec.root_ports - self._plugged
 
     @contextlib.contextmanager
-    def plugged(self, spec: ImsFunctionSpec | None = None) -> Iterator[PluggedFunction]:
-        """Hold an IMS function, plugged into the running guest and bound to its driver.
+    def plugged(self, model: Model) -> Iterator[ServedFunction[Model]]:
+        """Hold a function, plugged into the running guest; there may be others beside it.
 
-        At exit the driver is unbound. The function keeps its port until the machine ends: QEMU 11.1
-        aborts when a vfio-user device with MSI-X is unplugged (vfio_user_msix_teardown() runs when
-        the BARs are gone already).
+        It keeps its port until the machine ends: QEMU 11.1 aborts when a vfio-user device with
+        MSI-X is unplugged (vfio_user_msix_teardown() runs when the BARs are gone already).
 
+        :param model: owned by the machine from here on.
         :raises HarnessError: every port of the machine is taken.
         """
         if not self.free_ports:
             raise HarnessError(f"all {self.spec.root_ports} ports of the machine are taken")
-        number = self._plugged
+        place = Place.behind(self._plugged, self.machine, self.observer)
         self._plugged += 1
-        identifier = f"ims{number}"
-        unit = watch.state if (watch := self.observer.unit_watch()) else None
-        gate = SourceGate(self.machine.memory, unit)
-        model = self._held.enter_context(ImsFunction(spec, gate))
-        listener, path = self._held.enter_context(nameless_listener())
-        server = self._held.enter_context(
-            device_server(
-                model,
-                listener,
-                direct_dma=self._direct_dma,
-                transcript=self.workspace.path(f"vfio-user-{number}.log"),
-            )
+        served = self._held.enter_context(
+            served_function(place, model, direct_dma=self._direct_dma)
         )
-        self.machine.plug(vfio_user_device(identifier, path, port=f"port{number}"))
-        plugged = PluggedFunction(self.machine, self.control, model, server, gate, unit, identifier)
-        plugged.bind()
-        try:
-            yield plugged
-        except BaseException:
-            plugged.dump()
-            raise
-        finally:
-            if self.machine.vitals.error is None:
-                self._unbind(plugged)
-        server.check()
+        yield served
+        served.server.check()
 
-    def _unbind(self, plugged: PluggedFunction) -> None:
-        try:
-            self.control.unbind(plugged.slot)
-        except ControlError as error:
-            if error.errno != errno.ENODEV:  # somebody has done it already
+    @contextlib.contextmanager
+    def ims_function(self, spec: ImsFunctionSpec | None = None) -> Iterator[PluggedFunction]:
+        """Hold an IMS function, plugged into the running guest and bound to its driver.
+
+        At exit the driver is unbound.
+
+        :raises HarnessError: as :meth:`plugged`.
+        """
+        with self.plugged(ImsFunction(spec)) as served:
+            plugged = PluggedFunction(served, self.control)
+            plugged.wait_bound()
+            try:
+                yield plugged
+            except BaseException:
+                plugged.dump()
                 raise
+            finally:
+                if self.machine.vitals.error is None:
+                    _unbind(plugged)
 
     def dump(self) -> None:
         """Write what may explain a failure into the workspace; never raises a HarnessError."""
@@ -233,6 +225,14 @@ class Vm:
             self.workspace.write("guest-dmesg.txt", text)
             text = self.host.read_file("/proc/interrupts", seconds=DUMP_SECONDS)
             self.workspace.write("proc-interrupts.txt", text)
+
+
+def _unbind(plugged: PluggedFunction) -> None:
+    try:
+        plugged.unbind()
+    except ControlError as error:
+        if error.errno != errno.ENODEV:  # somebody has done it already
+            raise
 
 
 def _place(fault: DmarFault | FaultRecord) -> tuple[int, int | None]:

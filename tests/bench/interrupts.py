@@ -35,7 +35,7 @@ def rates(bench: Bench) -> Rates:
         with bench.progress.step("a machine for interrupts"):
             workspace = bench.workspace("interrupts")
             vm = stack.enter_context(running_vm(guest, qemu, bench.machine, workspace))
-            plugged = stack.enter_context(vm.plugged(ImsFunctionSpec(ims_mapped=True)))
+            plugged = stack.enter_context(vm.ims_function(ImsFunctionSpec(ims_mapped=True)))
             for store in STORES:
                 plugged.set_up(store, max(IN_FLIGHT))
                 for index in range(max(IN_FLIGHT)):

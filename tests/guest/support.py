@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.host.deadline import Deadline
+from harness.devices.ledger import Event, Outcome
+from harness.host.deadline import Deadline, wait_until
+from harness.spec import ims_function as regs
 from harness.spec.interrupt import Store
-from harness.spec.msi import RemappableMessage
+from harness.spec.msi import Message, MessageEntry, RemappableMessage, VectorControl
 from harness.spec.pci import Command, Header
 from harness.spec.vtd import ENTRY_SIZE, RemappedEntry
 from harness.testbed.plugged import PluggedFunction
@@ -69,3 +71,23 @@ def write_command(vm: Vm, plugged: PluggedFunction, command: Command) -> None:
         f"printf '\\{command.value:03o}' |"
         f" dd of={config} bs=1 seek={Header.COMMAND:d} conv=notrunc 2>/dev/null"
     )
+
+
+def store_message(plugged: PluggedFunction, index: int, message: Message) -> None:
+    """Put a message into an IMS entry, as a driver gone wrong would."""
+    entry = MessageEntry(message.address, message.data, VectorControl()).pack()
+    for half in (0, 8):
+        at = index * MessageEntry.SIZE + half
+        plugged.model.region_write(regs.BAR_IMS, at, entry[half : half + 8])
+
+
+def blocked(plugged: PluggedFunction, index: int) -> Event:
+    """Raise an IMS interrupt, and return its event when its message was blocked.
+
+    Interrupt 1 has to be free to be raised besides.
+    """
+    event = plugged.model.raise_interrupt(Store.IMS, index)
+    wait_until(lambda: event.outcome is Outcome.BLOCKED, Deadline(5, "a blocked message"))
+    fence(plugged, Store.IMS, 1)
+    assert not event.answered
+    return event

@@ -121,15 +121,15 @@ def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
         "qmp.log",
         "vfio-user-0.log",
         "irtes.txt",
-        "stores.txt",
-        "events.txt",
+        "stores-0.txt",
+        "events-0.txt",
         "proc-interrupts.txt",
         "qemu.argv",
         "reproduce.sh",
     }
     assert "Linux version" in (evidence / "boot.log").read_text(errors="replace")
-    assert "IMS" in (evidence / "stores.txt").read_text()
-    assert "answered by CPU" in (evidence / "events.txt").read_text()
+    assert "IMS" in (evidence / "stores-0.txt").read_text()
+    assert "answered by CPU" in (evidence / "events-0.txt").read_text()
     assert "reproduce: pytest 'test_failing.py::test_kernel[debian-6.12-remapping-only]'" in printed
 
 

@@ -8,18 +8,14 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices.ledger import Event, Outcome
 from harness.guest.kernel_log import DmarFault
-from harness.host.deadline import Deadline, wait_until
-from harness.spec import ims_function as regs
+from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
 from harness.spec.msi import (
     CompatibilityMessage,
     Message,
-    MessageEntry,
     RemappableAddress,
     RemappableMessage,
-    VectorControl,
 )
 from harness.spec.vtd import (
     ENTRY_SIZE,
@@ -32,7 +28,7 @@ from harness.spec.vtd import (
 from harness.testbed.observer import IOMMU_BASE
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import damaged, deliver, fence
+from tests.guest.support import blocked, damaged, deliver, store_message
 
 VICTIM = 2
 """IMS entry whose message ends in a fault."""
@@ -46,27 +42,10 @@ def others_still_arrive(ims_device: PluggedFunction) -> object:
     ims_device.model.ledger.assert_quiet()
 
 
-def store_message(plugged: PluggedFunction, message: Message) -> None:
-    """Put a message into the victim's entry, as a driver gone wrong would: no mask, no trap."""
-    entry = MessageEntry(message.address, message.data, VectorControl()).pack()
-    for half in (0, 8):
-        at = VICTIM * MessageEntry.SIZE + half
-        plugged.model.region_write(regs.BAR_IMS, at, entry[half : half + 8])
-
-
 def irte_of_victim(plugged: PluggedFunction) -> int:
     request = plugged.message(Store.IMS, VICTIM).decode()
     assert isinstance(request, RemappableMessage)
     return request.index
-
-
-def blocked(plugged: PluggedFunction) -> Event:
-    """Raise the victim's interrupt, and return the event when its message was blocked."""
-    event = plugged.model.raise_interrupt(Store.IMS, VICTIM)
-    wait_until(lambda: event.outcome is Outcome.BLOCKED, Deadline(5, "a blocked message"))
-    fence(plugged, Store.IMS, 1)
-    assert not event.answered
-    return event
 
 
 def takes_faults(vm: Vm) -> bool:
@@ -96,7 +75,7 @@ def test_a_fault_of_the_irte_is_recorded_by_the_unit(
     vm: Vm, ims_device: PluggedFunction, bits: int, fields: dict[str, int], reason: FaultReason
 ) -> None:
     with damaged(vm, ims_device, VICTIM, bits=bits, **fields):
-        event = blocked(ims_device)
+        event = blocked(ims_device, VICTIM)
         assert "EFAULT" in event.reason
     check_recorded(vm, reason, irte_of_victim(ims_device))
     deliver(ims_device, Store.IMS, VICTIM)
@@ -108,10 +87,10 @@ def test_a_fault_of_the_message_is_recorded_by_the_unit(
     sound = ims_device.message(Store.IMS, VICTIM)
     # Under SHV the upper half of the data has to be 0.
     subhandle_valid = RemappableAddress.unpack(sound.address).replace(subhandle_valid=1)
-    store_message(ims_device, Message(subhandle_valid.value, 0x1_0000))
-    assert "EFAULT" in blocked(ims_device).reason
+    store_message(ims_device, VICTIM, Message(subhandle_valid.value, 0x1_0000))
+    assert "EFAULT" in blocked(ims_device, VICTIM).reason
     check_recorded(vm, FaultReason.REQUEST_RESERVED, None)
-    store_message(ims_device, sound)
+    store_message(ims_device, VICTIM, sound)
     deliver(ims_device, Store.IMS, VICTIM)
 
 
@@ -119,7 +98,7 @@ def test_a_fault_that_the_irte_keeps_quiet_is_blocked_all_the_same(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
     with damaged(vm, ims_device, VICTIM, present=0, fault_disable=1):
-        blocked(ims_device)
+        blocked(ims_device, VICTIM)
     # The end of the test finds no fault, neither logged nor in the unit.
 
 
@@ -137,9 +116,9 @@ def test_what_qemu_would_deliver_is_blocked_before_it(
 ) -> None:
     sound = ims_device.message(Store.IMS, VICTIM)
     assert isinstance(ims_device.table().read_entry(0), RemappedEntry), "a pin of the IO-APIC"
-    store_message(ims_device, message)
-    assert f"({reason:#04x})" in blocked(ims_device).reason
-    store_message(ims_device, sound)
+    store_message(ims_device, VICTIM, message)
+    assert f"({reason:#04x})" in blocked(ims_device, VICTIM).reason
+    store_message(ims_device, VICTIM, sound)
     deliver(ims_device, Store.IMS, VICTIM)
 
 
@@ -167,15 +146,15 @@ def test_a_table_that_moves_is_the_one_that_counts(vm: Vm, ims_device: PluggedFu
 
     deliver(ims_device, Store.IMS, VICTIM)
     vm.machine.memory.write(NEW_TABLE + index * ENTRY_SIZE, entry.replace(source_id=0x1234).pack())
-    assert f"({FaultReason.SOURCE_ID_MISMATCH:#04x})" in blocked(ims_device).reason
+    assert f"({FaultReason.SOURCE_ID_MISMATCH:#04x})" in blocked(ims_device, VICTIM).reason
     # The table has 256 entries now, and it is QEMU that knows.
     sound = ims_device.message(Store.IMS, VICTIM)
-    store_message(ims_device, RemappableMessage(NEW_ENTRIES).message())
-    assert "EFAULT" in blocked(ims_device).reason
+    store_message(ims_device, VICTIM, RemappableMessage(NEW_ENTRIES).message())
+    assert "EFAULT" in blocked(ims_device, VICTIM).reason
     check_recorded(vm, FaultReason.INDEX_BEYOND_TABLE, NEW_ENTRIES)
 
     set_table(vm, old)
-    store_message(ims_device, sound)
+    store_message(ims_device, VICTIM, sound)
     deliver(ims_device, Store.IMS, VICTIM)
 
 

@@ -121,7 +121,7 @@ def test_bus_mastering_ends_before_the_memory_that_the_device_writes(
         f"cd {TRACING} && echo 'p:imsh/off pci_clear_master' >kprobe_events"
         " && echo 'p:imsh/free dma_free_attrs' >>kprobe_events && echo 1 >events/imsh/enable"
     )
-    ims_device.control.unbind(ims_device.slot)
+    ims_device.unbind()
     trace = vm.ssh.run(
         f"cd {TRACING} && echo 0 >events/imsh/enable && cat trace && echo >kprobe_events"
     ).stdout
@@ -138,7 +138,7 @@ def test_a_reboot_leaves_a_quiet_function(provisioner: Provisioner, tmp_path: Pa
     workspace = make_workspace(tmp_path, "machine")
     with (
         running_vm(guest, provisioner.qemu(), machine, workspace) as vm,
-        vm.plugged(ImsFunctionSpec(ims_mapped=False)) as plugged,
+        vm.ims_function(ImsFunctionSpec(ims_mapped=False)) as plugged,
     ):
         plugged.set_up(Store.MSIX, 2)
         plugged.set_up(Store.IMS, 2)
@@ -164,7 +164,7 @@ def test_dynamic_msix_is_found_exactly_where_the_kernel_has_it(
 ) -> None:
     exported = vm.ssh.run("grep -c ' __ksymtab_pci_msix_alloc_irq_at$' /proc/kallsyms", check=False)
     offered = exported.stdout.strip() == "1"
-    assert ims_device.control.function().dynamic_msix is offered
+    assert ims_device.control.facts().dynamic_msix is offered
     assert offered is (vm.guest.kernel.name != "debian-6.1")
 
 
@@ -173,4 +173,4 @@ def test_ims_stands_on_the_kernels_domain_exactly_where_it_makes_one(
 ) -> None:
     exported = vm.ssh.run("grep -c ' __ksymtab_pci_create_ims_domain$' /proc/kallsyms", check=False)
     by = "kernel" if exported.stdout.strip() == "1" else "module"
-    assert ims_device.control.function().ims_domain == by
+    assert ims_device.control.facts().ims_domain == by

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.capability("B1")
 
 def of_store(plugged: PluggedFunction, store: Store) -> list[MachineInterrupt]:
     virqs = {interrupt.virq for interrupt in plugged.control.interrupts(store)}
-    return [interrupt for interrupt in plugged.control.irqs() if interrupt.virq in virqs]
+    return [interrupt for interrupt in plugged.control.guest.irqs() if interrupt.virq in virqs]
 
 
 @pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)

@@ -30,7 +30,7 @@ LOW_PAGE = 0x1000
 @pytest.fixture
 def bars(vm: Vm, ims_device: PluggedFunction) -> dict[int, int]:
     """Return BAR to guest physical address, with the driver out of the way."""
-    ims_device.control.unbind(ims_device.slot)
+    ims_device.unbind()
     device = f"/sys/bus/pci/devices/{ims_device.slot}"
     vm.ssh.run(f"echo 1 >{device}/enable")
     lines = vm.ssh.run(f"cat {device}/resource").stdout.splitlines()
@@ -41,7 +41,7 @@ def bars(vm: Vm, ims_device: PluggedFunction) -> dict[int, int]:
 @pytest.fixture(autouse=True)
 def driver_comes_back(ims_device: PluggedFunction, bars: dict[int, int]) -> object:
     yield
-    ims_device.control.bind(ims_device.slot)
+    ims_device.bind()
     ims_device.set_up(Store.IMS, 2)
     deliver(ims_device, Store.IMS, 0, 1)
 

@@ -68,7 +68,7 @@ def test_the_function_mask_holds_every_vector(vm: Vm, ims_device: PluggedFunctio
     held = [ims_device.model.raise_interrupt(Store.MSIX, index) for index in range(3)]
     # QEMU holds them too: the device's own mask shows in what became of them.
     assert {event.outcome for event in held} == {Outcome.PENDING}
-    ims_device.control.function()  # a round trip through the guest
+    ims_device.control.facts()  # a round trip through the guest
     assert not any(event.answered for event in held)
     assert [runs(ims_device, Store.MSIX, index) for index in range(3)] == [0, 0, 0]
 

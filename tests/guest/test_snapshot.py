@@ -110,7 +110,7 @@ def interrupts(vm: Vm) -> Interrupts:
 
 
 def test_every_store_works_in_a_guest_that_continues(any_lab: Lab) -> None:
-    with any_lab.vm() as vm, vm.plugged() as plugged:
+    with any_lab.vm() as vm, vm.ims_function() as plugged:
         reports = list(drive_stores(plugged))
         assert len(reports) == 3
         # The device reads a descriptor that the guest has just written, and answers in its memory.
@@ -222,7 +222,7 @@ def test_what_a_guest_writes_is_its_own(lab: Lab) -> None:
     saved = lab.saved()
     with lab.vm() as one:
         one.ssh.run("dd if=/dev/urandom of=/tmp/mark bs=1M count=8; sync")
-        with one.plugged() as plugged:
+        with one.ims_function() as plugged:
             plugged.set_up(Store.IMS, 1)
             plugged.control.fire(Store.IMS)  # by DMA, too
         with lab.vm() as other:
@@ -234,7 +234,7 @@ def test_what_a_guest_writes_is_its_own(lab: Lab) -> None:
 
 
 def test_an_idle_guest_shares_its_memory_with_the_others(any_lab: Lab) -> None:
-    with any_lab.vm() as vm, vm.plugged():
+    with any_lab.vm() as vm, vm.ims_function():
         text = Path(f"/proc/{vm.machine.pid}/smaps_rollup").read_text()
         fields = [line.split() for line in text.splitlines() if line.startswith("Private_")]
         private = sum(int(field[1]) for field in fields) >> 10

@@ -37,10 +37,10 @@ def test_thousands_of_cycles_leave_no_irte_and_no_interrupt_number(
     first = entries_of_four(ims_device, store)
     guest.cycle(store, 2, count=2)
     entries = set(ims_device.table().present_entries())
-    numbers = [interrupt.virq for interrupt in guest.irqs()]
+    numbers = [interrupt.virq for interrupt in guest.guest.irqs()]
     assert guest.cycle(store, rounds, count=2) == rounds
     assert set(ims_device.table().present_entries()) == entries
-    assert [interrupt.virq for interrupt in guest.irqs()] == numbers
+    assert [interrupt.virq for interrupt in guest.guest.irqs()] == numbers
     # An entry that is taken and not present shows in which ones are handed out next.
     assert entries_of_four(ims_device, store) == first
 
@@ -52,7 +52,7 @@ def test_unbinding_the_driver_frees_everything_that_is_still_in_use(
     ims_device.set_up(Store.IMS, 64)
     deliver(ims_device, Store.IMS, 0, 63)
     assert len(ims_device.irtes()) == 68
-    ims_device.control.unbind(ims_device.slot)
+    ims_device.unbind()
 
     assert ims_device.irtes() == {}
     entries = ims_device.model.stores()
@@ -60,7 +60,7 @@ def test_unbinding_the_driver_frees_everything_that_is_still_in_use(
     assert [entry for entry in ims if not entry.masked or entry.address or entry.data] == []
     msix = [entry for entry in entries if entry.store is Store.MSIX]
     assert [entry for entry in msix if entry.enabled] == []
-    ims_device.control.bind(ims_device.slot)
+    ims_device.bind()
     ims_device.set_up(Store.IMS, 1)
     deliver(ims_device, Store.IMS, 0)
 
@@ -68,4 +68,4 @@ def test_unbinding_the_driver_frees_everything_that_is_still_in_use(
 @pytest.mark.kernel("debian-6.12")
 @pytest.mark.machine("caching")
 def test_a_test_may_leave_the_driver_unbound(ims_device: PluggedFunction) -> None:
-    ims_device.control.unbind(ims_device.slot)
+    ims_device.unbind()

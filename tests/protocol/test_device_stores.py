@@ -16,7 +16,7 @@ from harness.remapping.translate import Fault
 from harness.spec.ims_function import BAR_IMS, BAR_MSIX, Register
 from harness.spec.interrupt import Store
 from harness.spec.msi import Message
-from harness.spec.pci import CapabilityId
+from harness.spec.pci import CapabilityId, RequesterId
 from harness.spec.vfio import IrqIndexNumber
 from harness.spec.vtd import FaultReason
 from tests.protocol.device_guest import MESSAGE, Guest, guest_of, running_guest, soon
@@ -275,7 +275,7 @@ class Gate:
 
     def route(self, store: Store, index: int, message: Message) -> Message | Fault:
         self.asked.append((store, index, message))
-        bad = Fault(FaultReason.SOURCE_ID_MISMATCH, 0x100, 7)
+        bad = Fault(FaultReason.SOURCE_ID_MISMATCH, RequesterId.of(1), 7)
         return bad if message.data == 0xBAD else message
 
 

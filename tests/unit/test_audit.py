@@ -16,6 +16,7 @@ from harness.remapping.audit import (
 )
 from harness.spec.interrupt import Store
 from harness.spec.msi import Message
+from harness.spec.pci import RequesterId
 from harness.spec.vtd import Entry, decode_entry
 from tests.unit.remapping_samples import ENTRIES
 
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.capability("B8")
 
 IO_APIC = 0xFF00
 ROOT_PORT = 0x0018
-FUNCTION = 0x0100
+FUNCTION = RequesterId.of(1)
 PLACEHOLDER = 0xEF  # MANAGED_IRQ_SHUTDOWN_VECTOR
 
 # What the IMS function's interrupts have in the table, beside the sample's own entries:
@@ -65,7 +66,7 @@ def own(virq: int, handle: int, vector: int, to: int, **more: Any) -> GuestInter
 
 def other(virq: int, handle: int, vector: int, to: int, sender: int) -> GuestInterrupt:
     """An interrupt of a device that is not audited."""
-    return replace(own(virq, handle, vector, to), source_id=sender)
+    return replace(own(virq, handle, vector, to), source_id=RequesterId(sender))
 
 
 def interrupts() -> dict[int, GuestInterrupt]:

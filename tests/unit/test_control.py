@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from harness.errors import GuestCommandError, ProtocolError
-from harness.guest.control import ALL, ANY, Control, ControlError
+from harness.guest.control import Control, ControlError
+from harness.guest.function_control import ALL, ANY, FunctionControl, find_function
 from harness.host.deadline import Deadline, wait_until
 from harness.host.resources import resource
 from harness.spec.ims_function import CompletionStatus
@@ -302,7 +303,7 @@ def test_the_client_talks_to_the_tool(pipes: Pipes) -> None:
     cpus = control.cpus()
     assert len(cpus.cpus) == len({cpu.apic_id for cpu in cpus.cpus}) == os.cpu_count()
     with pytest.raises(ControlError, match="ENOENT") as caught:
-        control.alloc(Store.IMS, 4)
+        FunctionControl(control).alloc(Store.IMS, 4)
     assert caught.value.errno == errno.ENOENT
     assert caught.value.done == 0
     with pytest.raises(ControlError) as caught:
@@ -331,9 +332,13 @@ def test_no_message_repeats_a_secret(pipes: Pipes) -> None:
         control.start_ssh("secret", "x")
 
 
+def function(answers: Answers, number: int = 0) -> FunctionControl:
+    return FunctionControl(Control(answers), number)
+
+
 def test_an_interrupt_comes_back_as_its_facts() -> None:
     answers = Answers({"index": 3, "done": 1, "interrupts": [INTERRUPT]})
-    (interrupt,) = Control(answers).move(Store.IMS, 1, 3)
+    (interrupt,) = function(answers).move(Store.IMS, 1, 3)
     assert answers.requests == ["move store=ims index=3 count=1 cpu=1"]
     assert (interrupt.store, interrupt.index, interrupt.virq) == (Store.IMS, 3, 29)
     assert interrupt.counts == (1, 0)
@@ -349,7 +354,7 @@ def test_the_machines_interrupts_may_lack_a_vector_and_a_message() -> None:
 
 def test_any_index_and_a_least_count_are_words_of_the_request() -> None:
     answers = Answers({"index": 7, "done": 2}, {"index": 0, "done": 4})
-    control = Control(answers)
+    control = function(answers)
     assert control.alloc(Store.IMS, 2, index=ANY).index == 7
     assert control.alloc(Store.MSI, 8, least=1, facts=False).done == 4
     assert answers.requests == [
@@ -359,7 +364,7 @@ def test_any_index_and_a_least_count_are_words_of_the_request() -> None:
 
 
 def test_an_error_carries_the_errno_and_what_was_done() -> None:
-    control = Control(Answers({"errno": "ENOSPC", "error": "No space", "done": 391}))
+    control = function(Answers({"errno": "ENOSPC", "error": "No space", "done": 391}))
     with pytest.raises(ControlError, match=r"request store=ims.*ENOSPC.*after 391") as caught:
         control.request(Store.IMS, count=ALL)
     assert (caught.value.errno, caught.value.done) == (errno.ENOSPC, 391)
@@ -368,7 +373,7 @@ def test_an_error_carries_the_errno_and_what_was_done() -> None:
 
 def test_a_hold_without_a_count_ends_with_the_kernels_refusal() -> None:
     full = {"errno": "ENOMEM", "error": "", "done": 65519, "total": 65519}
-    held = Control(Answers(full)).hold()
+    held = function(Answers(full)).hold()
     assert (held.done, held.total, held.refusal) == (65519, 65519, errno.ENOMEM)
 
 
@@ -376,12 +381,12 @@ def test_a_hold_without_a_count_ends_with_the_kernels_refusal() -> None:
 def test_a_hold_that_took_too_few_is_an_error(count: int, done: int) -> None:
     refused = {"errno": "ENOMEM", "error": "", "done": done, "total": done}
     with pytest.raises(ControlError):
-        Control(Answers(refused)).hold(count)
+        function(Answers(refused)).hold(count)
 
 
 def test_a_completion_keeps_a_status_that_nobody_knows() -> None:
     words = {"completion": "unknown", "sequence": 0, "device_status": 3}
-    control = Control(Answers({"status": 77, **words}, {"status": 3, **words}))
+    control = function(Answers({"status": 77, **words}, {"status": 3, **words}))
     assert control.fire(Store.IMS).status == 77
     completion = control.fire(Store.IMS, 9999)
     assert completion.status == CompletionStatus.BAD_HANDLE
@@ -405,20 +410,66 @@ def test_a_completion_keeps_a_status_that_nobody_knows() -> None:
 def test_a_fact_of_another_type_is_a_protocol_error(change: dict[str, Any]) -> None:
     answers = Answers({"interrupts": [{**INTERRUPT, **change}]})
     with pytest.raises(ProtocolError, match=next(iter(change))):
-        Control(answers).interrupts(Store.IMS)
+        function(answers).interrupts(Store.IMS)
 
 
 def test_a_missing_fact_is_a_protocol_error() -> None:
     rest = {name: value for name, value in INTERRUPT.items() if name != "vector"}
     with pytest.raises(ProtocolError, match="vector"):
-        Control(Answers({"interrupts": [rest]})).interrupts(Store.IMS)
+        function(Answers({"interrupts": [rest]})).interrupts(Store.IMS)
     with pytest.raises(ProtocolError, match="interrupts"):
-        Control(Answers({})).interrupts(Store.IMS)
+        function(Answers({})).interrupts(Store.IMS)
 
 
 def test_an_interrupt_that_is_not_allocated_is_said_so() -> None:
     with pytest.raises(GuestCommandError, match="IMS interrupt 5"):
-        Control(Answers({"interrupts": []})).interrupt(Store.IMS, 5)
+        function(Answers({"interrupts": []})).interrupt(Store.IMS, 5)
+
+
+NO_FUNCTION = {"errno": "ENODEV", "error": "No such device"}
+
+
+def facts_of(slot: str) -> dict[str, Any]:
+    numbers = dict.fromkeys(
+        [
+            *("msi_max", "msix_max", "ims_max", "msi", "msix", "ims"),
+            *("placeholders", "status", "refused", "unanswered"),
+        ],
+        0,
+    )
+    flags = dict.fromkeys(["remapping", "dynamic_msix", "ims_mapped"], True)
+    names = {"slot": slot, "msi_parent": "INTEL-IR-0", "ims_domain": "module"}
+    return {**names, **flags, **numbers}
+
+
+def test_every_operation_on_a_function_says_which() -> None:
+    answers = Answers({"done": 1}, {"index": 0, "done": 1})
+    function(answers, 3).free(Store.IMS)
+    function(answers).alloc(Store.IMS)
+    assert answers.requests == [
+        "free function=3 store=ims index=0 count=1",
+        "alloc store=ims count=1 index=0 facts=1",
+    ]
+
+
+def test_a_function_is_found_by_its_address_and_not_by_its_number() -> None:
+    answers = Answers(NO_FUNCTION, facts_of("0000:02:00.0"), facts_of("0000:01:00.0"))
+    found = find_function(Control(answers), "0000:01:00.0", among=3)
+    assert found.number == 2
+
+
+def test_a_driver_is_waited_for_at_the_first_number_that_is_free() -> None:
+    taken = facts_of("0000:02:00.0")
+    answers = Answers(taken, NO_FUNCTION, NO_FUNCTION, facts_of("0000:01:00.0"))
+    found = find_function(Control(answers), "0000:01:00.0", among=3, wait_ms=250)
+    assert found.number == 1
+    assert answers.requests[-1] == "function function=1 wait=250"
+
+
+def test_a_function_that_is_not_bound_is_named() -> None:
+    answers = Answers(facts_of("0000:02:00.0"), NO_FUNCTION, NO_FUNCTION)
+    with pytest.raises(GuestCommandError, match=r"0000:01:00\.0"):
+        find_function(Control(answers), "0000:01:00.0", among=2)
 
 
 PONG = '"release": "6.12", "module": true, "random": "00"'

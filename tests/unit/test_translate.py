@@ -7,10 +7,12 @@ import pytest
 from harness.remapping.translate import Delivered, Fault, Outcome, Posted, translate
 from harness.remapping.unit import RemappingTable
 from harness.spec.msi import DeliveryMode, Message
-from harness.spec.vtd import FaultReason, Register, source_id
+from harness.spec.pci import RequesterId
+from harness.spec.vtd import FaultReason, Register
 from tests.unit.remapping_samples import ENTRIES, TABLE, Memory, unit
 
-FUNCTION = source_id(1, 0, 0)
+FUNCTION = RequesterId.of(1)
+OTHER = RequesterId.of(0, 4)
 IR_OFF = {int(Register.GSTS): 0}
 XAPIC = {int(Register.IRTA): TABLE | 0xF}
 CFIS = {int(Register.GSTS): 0x07800000}
@@ -24,7 +26,7 @@ def message_to(index: int, data: int = 0) -> Message:
 
 def outcome_of(
     message: Message,
-    sender: int = FUNCTION,
+    sender: RequesterId = FUNCTION,
     *,
     entry: tuple[int, int] | None = None,
     registers: dict[int, int] | None = None,
@@ -91,7 +93,7 @@ def test_20h_reserved_data_bits_under_shv() -> None:
 
 def test_21h_index_beyond_the_table() -> None:
     small = {int(Register.IRTA): TABLE | 0x807}
-    assert isinstance(outcome_of(message_to(22), source_id(0, 4, 0), registers=small), Delivered)
+    assert isinstance(outcome_of(message_to(22), OTHER, registers=small), Delivered)
     outcome = outcome_of(message_to(256), registers=small)
     assert outcome == Fault(FaultReason.INDEX_BEYOND_TABLE, FUNCTION, 256)
 
@@ -158,8 +160,8 @@ def test_25h_compatibility_format_in_xapic_mode_without_cfis() -> None:
 
 
 def test_26h_another_function_of_the_same_device() -> None:
-    outcome = outcome_of(message_to(19), source_id(1, 0, 1))
-    assert outcome == Fault(FaultReason.SOURCE_ID_MISMATCH, 0x0101, 19)
+    outcome = outcome_of(message_to(19), RequesterId.of(1, 0, 1))
+    assert outcome == Fault(FaultReason.SOURCE_ID_MISMATCH, RequesterId.of(1, 0, 1), 19)
     assert str(outcome) == "blocked at IRTE 19: source id mismatch (0x26), from 01:00.1"
 
 
@@ -178,11 +180,13 @@ def test_26h_source_qualifier_leaves_function_bits_out(qualifier: int, allowed: 
     passed = {
         function
         for function in range(8)
-        if isinstance(outcome_of(message_to(19), source_id(1, 0, function), entry=entry), Delivered)
+        if isinstance(
+            outcome_of(message_to(19), RequesterId(0x100 | function), entry=entry), Delivered
+        )
     }
     assert passed == allowed
     # Never the device number.
-    other = outcome_of(message_to(19), source_id(1, 1, 0), entry=entry)
+    other = outcome_of(message_to(19), RequesterId.of(1, 1, 0), entry=entry)
     assert reason_of(other) == FaultReason.SOURCE_ID_MISMATCH
 
 
@@ -191,13 +195,15 @@ def test_26h_source_qualifier_leaves_function_bits_out(qualifier: int, allowed: 
 )
 def test_26h_bus_range_includes_both_ends(bus: int, allowed: bool) -> None:
     # SVT 10b, SID 0204h: buses 2 to 4, any device.
-    outcome = outcome_of(message_to(19), source_id(bus, 9, 3), entry=(0x80204, 0x000000010023000D))
+    outcome = outcome_of(
+        message_to(19), RequesterId.of(bus, 9, 3), entry=(0x80204, 0x000000010023000D)
+    )
     assert isinstance(outcome, Delivered) is allowed
 
 
 def test_no_source_is_checked_with_svt_00b_and_none_passes_with_svt_11b() -> None:
     assert isinstance(
-        outcome_of(message_to(19), 0xFFFF, entry=(0x00100, 0x000000010023000D)), Delivered
+        outcome_of(message_to(19), OTHER, entry=(0x00100, 0x000000010023000D)), Delivered
     )
     outcome = outcome_of(message_to(19), FUNCTION, entry=(0xC0100, 0x000000010023000D))
     assert reason_of(outcome) == FaultReason.SOURCE_ID_MISMATCH
@@ -220,7 +226,7 @@ def test_2ah_and_2bh_on_units_that_require_extended_mode_or_remapping() -> None:
 
 def test_the_source_is_checked_before_the_entry_s_reserved_bits() -> None:
     # Section 5.1.4; QEMU has it the other way round.
-    outcome = outcome_of(message_to(19), source_id(2, 0, 0), entry=(0x40100, 0x000000010023100D))
+    outcome = outcome_of(message_to(19), RequesterId.of(2), entry=(0x40100, 0x000000010023100D))
     assert reason_of(outcome) == FaultReason.SOURCE_ID_MISMATCH
 
 

@@ -13,13 +13,13 @@ from harness.remapping.translate import Fault
 from harness.remapping.unit import UnitState
 from harness.spec.interrupt import Store
 from harness.spec.msi import CompatibilityMessage, Message, RemappableMessage
+from harness.spec.pci import RequesterId
 from harness.spec.vtd import FaultReason
 from harness.testbed.source_gate import SourceGate
 from harness.testbed.unit_watch import UnitWatch
 from tests.unit.remapping_samples import ENTRIES, TABLE, Memory, unit
 
-SENDER = 0x100  # IRTEs 18 to 20 admit it
-OTHER = 0x200
+SENDER = RequesterId.of(1)  # IRTEs 18 to 20 admit it
 
 
 @pytest.fixture
@@ -86,11 +86,9 @@ def test_half_a_line_is_left_until_it_is_whole(log: Path, watch: UnitWatch) -> N
 
 
 def gate(
-    state: Callable[[], UnitState] | None = unit, entries: dict[int, tuple[int, int]] | None = None
+    state: Callable[[], UnitState] = unit, entries: dict[int, tuple[int, int]] | None = None
 ) -> SourceGate:
-    made = SourceGate(Memory(entries), state)
-    made.watch(SENDER)
-    return made
+    return SourceGate(SENDER, Memory(entries), state)
 
 
 def naming(index: int) -> Message:
@@ -146,9 +144,3 @@ def test_the_unit_is_asked_for_each_message(log: Path, watch: UnitWatch) -> None
     assert isinstance(made.route(Store.IMS, 0, naming(16)), Fault)
     note(log, written(0x18, 0))
     assert made.route(Store.IMS, 0, naming(16)) == naming(16)
-
-
-def test_everything_passes_with_no_unit_or_before_the_sender_is_known() -> None:
-    assert gate(None).route(Store.IMS, 0, naming(16)) == naming(16)
-    unknown = SourceGate(Memory(), unit)
-    assert unknown.route(Store.IMS, 0, naming(16)) == naming(16)

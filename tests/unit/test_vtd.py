@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.spec.pci import RequesterId
 from harness.spec.vtd import (
     QUALIFIER_MASK,
     Capability,
@@ -23,9 +24,7 @@ from harness.spec.vtd import (
     TableAddress,
     Version,
     decode_entry,
-    format_source_id,
     reason_name,
-    source_id,
 )
 
 
@@ -138,7 +137,7 @@ def test_entry_of_a_root_port_in_x2apic_mode() -> None:
     }
     assert irte.destination(extended_mode=True) == 1
     assert irte.reserved_bits(extended_mode=True) == 0
-    assert format_source_id(irte.source_id) == "00:03.0"
+    assert str(RequesterId(irte.source_id)) == "00:03.0"
 
 
 def test_entry_in_xapic_mode_has_its_destination_in_dst_15_8() -> None:
@@ -153,7 +152,7 @@ def test_level_triggered_entry_of_another_kernel() -> None:
     irte = decode_entry(entry(0x4F0FF, 0x300011))
     assert isinstance(irte, RemappedEntry)
     assert (irte.vector, irte.trigger_mode, irte.delivery_mode) == (0x30, 1, 0)
-    assert format_source_id(irte.source_id) == "f0:1f.7"
+    assert str(RequesterId(irte.source_id)) == "f0:1f.7"
 
 
 def test_destination_bits_outside_15_8_are_reserved_in_xapic_mode_only() -> None:
@@ -256,9 +255,3 @@ def test_fault_reasons_have_the_numbers_of_table_15() -> None:
 def test_qualifier_leaves_out_the_bits_that_section_9_9_says() -> None:
     # QEMU vtd_irte_get(): vtd_svt_mask[] = {0xffff, 0xfffb, 0xfff9, 0xfff8}.
     assert [QUALIFIER_MASK[sq] for sq in range(4)] == [0xFFFF, 0xFFFB, 0xFFF9, 0xFFF8]
-
-
-def test_source_id_is_bus_device_function() -> None:
-    assert source_id(0xFF, 0x1F, 7) == 0xFFFF
-    assert source_id(1, 0, 0) == 0x0100
-    assert source_id(0, 3, 1) == 0x0019

@@ -98,6 +98,10 @@ class ImsFunction:
         self._watch.stop()
         self._ims.close()
 
+    def guard(self, gate: MessageGate) -> None:
+        """Let the messages that the function sends itself pass this gate from now on."""
+        self._delivery.gate = gate
+
     # For tests and the harness.
 
     def raise_interrupt(self, store: Store, index: int) -> Event:

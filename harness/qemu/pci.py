@@ -1,0 +1,46 @@
+# Ref: QEMU 11.1, qapi/pci.json (query-pci).
+"""Where functions are in a running machine, as the guest has programmed it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.qemu.qmp import QmpSession
+
+
+def secondary_bus(qmp: QmpSession, port: str) -> int:
+    """Return the number of the bus behind a root port.
+
+    :raises HarnessError: there is no such port, or nobody has given it a bus.
+    """
+    bus = int(_find(qmp, port)["pci_bridge"]["bus"]["secondary"])
+    if not bus:
+        raise HarnessError(f"the guest has not given {port} a bus")
+    return bus
+
+
+def bar_address(qmp: QmpSession, identifier: str, bar: int) -> int:
+    """Return the guest physical address of a function's BAR.
+
+    :raises HarnessError: there is no such function, or the BAR has no address.
+    """
+    for region in _find(qmp, identifier)["regions"]:
+        if region["bar"] == bar:
+            return int(region["address"])
+    raise HarnessError(f"{identifier} has no BAR {bar} that is mapped")
+
+
+def _find(qmp: QmpSession, identifier: str) -> Mapping[str, Any]:
+    for device in _devices(qmp):
+        if device["qdev_id"] == identifier:
+            return device
+    raise HarnessError(f"QEMU has no device {identifier}")
+
+
+def _devices(qmp: QmpSession) -> Iterator[Mapping[str, Any]]:
+    for bus in qmp.execute("query-pci"):
+        for device in bus["devices"]:
+            yield device
+            yield from device.get("pci_bridge", {}).get("devices", [])

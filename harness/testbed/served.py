@@ -1,0 +1,162 @@
+"""A function served to a running machine, of any device model, and the IRTEs in front of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Generic, Protocol, TypeVar
+
+from harness.devices.delivery import MessageGate
+from harness.errors import CheckFailed, HarnessError
+from harness.host.workspace import nameless_listener
+from harness.qemu.command import vfio_user_device
+from harness.qemu.machine import Machine
+from harness.qemu.pci import bar_address, secondary_bus
+from harness.remapping.unit import RemappingTable, UnitState
+from harness.spec.msi import Message
+from harness.spec.pci import RequesterId
+from harness.spec.vtd import Entry, RemappedEntry
+from harness.testbed.observer import Observer
+from harness.testbed.source_gate import SourceGate
+from harness.testbed.unit_watch import UnitWatch
+from harness.vfio_user.device import Device
+from harness.vfio_user.server import DeviceServer, device_server
+
+
+class PciFunction(Device, Protocol):
+    """What a machine needs of a device model: a device to serve that takes a gate.
+
+    It is a context manager that gives back what the model owns; the machine holds it to its end.
+    """
+
+    def guard(self, gate: MessageGate) -> None:
+        """Let the messages that the function sends itself pass this gate. Called before it runs."""
+
+    def __enter__(self) -> object: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+Model = TypeVar("Model", bound=PciFunction)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where in a machine a function is plugged."""
+
+    machine: Machine
+    number: int
+    """Of its root port."""
+    requester_id: RequesterId
+    watch: UnitWatch | None
+    """Of the remapping unit in front of it, if the machine has one."""
+
+    @classmethod
+    def behind(cls, number: int, machine: Machine, observer: Observer) -> Place:
+        """Return the place behind a root port of a guest that has numbered its buses."""
+        bus = secondary_bus(machine.qmp, f"port{number}")
+        return cls(machine, number, RequesterId.of(bus), observer.unit_watch())
+
+    @property
+    def identifier(self) -> str:
+        """QEMU's name of the function."""
+        return f"function{self.number}"
+
+
+class ServedFunction(Generic[Model]):
+    """A function in a running machine. Made by ``Vm.plugged``."""
+
+    def __init__(self, place: Place, model: Model, server: DeviceServer):
+        self.place = place
+        self.machine = place.machine
+        self.model = model
+        """The device's own view: events, accesses, stores."""
+        self.server = server
+        self.requester_id = place.requester_id
+        """Bus, device and function, as in the source id of an IRTE."""
+
+    @property
+    def slot(self) -> str:
+        """PCI name in the guest, e.g. ``0000:01:00.0``."""
+        return self.requester_id.slot
+
+    def bar_address(self, bar: int) -> int:
+        """Return the guest physical address of a BAR.
+
+        :raises HarnessError: it has none.
+        """
+        return bar_address(self.machine.qmp, self.place.identifier, bar)
+
+    # IRTEs.
+
+    def unit(self) -> UnitState:
+        """Return the state of the remapping unit in front of the function.
+
+        :raises HarnessError: there is none, or remapping is off.
+        """
+        unit = self.place.watch.state() if self.place.watch else None
+        if unit is None or not unit.remapping_enabled:
+            raise HarnessError("there is no interrupt remapping in front of the function")
+        return unit
+
+    def table(self) -> RemappingTable:
+        """Return the remapping table that the function's messages go through.
+
+        :raises HarnessError: remapping is off.
+        """
+        return RemappingTable.of(self.unit(), self.machine.memory)
+
+    def irtes(self) -> dict[int, Entry]:
+        """Return the present IRTEs whose source id is this function, by index."""
+        return {
+            index: entry
+            for index, entry in self.table().present_entries().items()
+            if entry.source_id == self.requester_id
+        }
+
+    def irte(self, message: Message) -> Entry:
+        """Return the IRTE that a message names.
+
+        :raises CheckFailed: the message is in compatibility format, or names none.
+        """
+        request = message.decode() if message.is_interrupt else None
+        index = getattr(request, "index", None)
+        if index is None:
+            raise CheckFailed(f"{message} does not name an IRTE")
+        return self.table().read_entry(index)
+
+    def destination(self, entry: RemappedEntry) -> int:
+        """Return the destination in an IRTE, as this machine's APIC mode has it."""
+        return entry.destination(extended_mode=self.unit().extended_mode)
+
+
+@contextlib.contextmanager
+def served_function(
+    place: Place, model: Model, *, direct_dma: bool
+) -> Iterator[ServedFunction[Model]]:
+    """Hold a device model that is served and plugged in at a place, for as long as QEMU runs.
+
+    :param direct_dma: it may use guest memory in place: QEMU maps its file shared.
+    """
+    machine = place.machine
+    if place.watch:
+        model.guard(SourceGate(place.requester_id, machine.memory, place.watch.state))
+    with (
+        model,
+        nameless_listener() as (listener, path),
+        device_server(
+            model,
+            listener,
+            direct_dma=direct_dma,
+            transcript=machine.workspace.path(f"vfio-user-{place.number}.log"),
+        ) as server,
+    ):
+        machine.plug(vfio_user_device(place.identifier, path, port=f"port{place.number}"))
+        yield ServedFunction(place, model, server)
