@@ -47,10 +47,10 @@ def test_ims_is_refused_behind_a_parent_that_does_not_remap(
 ) -> None:
     guest, slot = ims_device.control, ims_device.slot
     vm.ssh.put(foreign, "/run/foreign.ko")
-    guest.unbind(slot)
+    vm.control.unbind(slot)
     vm.ssh.run(f"insmod /run/foreign.ko slot={slot}")
-    guest.bind(slot)
-    function = guest.function()
+    vm.control.bind(slot)
+    function = guest.facts()
     assert (function.msi_parent, function.remapping, function.ims_domain) == (
         "FOREIGN",
         False,
@@ -62,8 +62,8 @@ def test_ims_is_refused_behind_a_parent_that_does_not_remap(
         assert refused.value.errno == errno.EOPNOTSUPP
     assert "FOREIGN does not remap: no IMS" in vm.kernel_log()
 
-    guest.unbind(slot)
+    vm.control.unbind(slot)
     vm.ssh.run("rmmod foreign")
-    guest.bind(slot)
+    vm.control.bind(slot)
     ims_device.set_up(Store.IMS, 1)
     deliver(ims_device, Store.IMS, 0)
