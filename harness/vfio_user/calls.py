@@ -25,6 +25,7 @@ from harness.host.deadline import Deadline
 from harness.spec.vfio import MessageFlags
 from harness.vfio_user import wire
 from harness.vfio_user.channel import Channel, Observer
+from harness.vfio_user.transcript import describe
 from harness.vfio_user.wire import Message
 
 log = logging.getLogger(__name__)
@@ -147,14 +148,14 @@ class Calls:
         """Answer one request of the server."""
         message.close_fds()
         if message.is_reply:
-            log.warning("a reply to nothing: %s", wire.describe(message))
+            log.warning("a reply to nothing: %s", describe(message))
             return
         try:
             answer = message.reply(self._answer(message))
         except OSError as error:
             answer = message.error_reply(error.errno or errno.EIO)
         except ProtocolError as error:
-            log.warning("%s: %s", wire.describe(message), error)
+            log.warning("%s: %s", describe(message), error)
             answer = message.error_reply(errno.EINVAL)
         except Exception as error:
             self._failure = self._failure or error

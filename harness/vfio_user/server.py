@@ -1,4 +1,4 @@
-"""Serving a device to one client: threads, their end, and the transcript.
+"""Serving a device to one client: threads, and their end.
 
 Two threads at most while a client is there: the server's own, which receives, calls the device and
 answers; and the worker, which runs what the device deferred and is the one that may wait for the
@@ -14,86 +14,20 @@ import queue
 import resource
 import socket
 import threading
-import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
 from harness.host.deadline import Deadline
 from harness.spec.vfio import IrqInfoFlags
-from harness.vfio_user.channel import Channel, Observer
+from harness.vfio_user.channel import Channel
 from harness.vfio_user.device import Device
 from harness.vfio_user.session import Session, State
-from harness.vfio_user.wire import Described, Message, describe, shortened
+from harness.vfio_user.transcript import Transcript
 
 log = logging.getLogger(__name__)
 
-TRANSCRIPT_HEAD: Final = 100_000
-"""Messages that a transcript file holds from the start of the connection."""
-TRANSCRIPT_TAIL: Final = 20_000
-"""Messages that it holds from the end, when there were more."""
-
-
 _OTHER_FILES: Final = 512  # descriptors of a process that serves a device, but for its eventfds
-
-
-class Transcript:
-    """Every message of a connection, decoded: to the logger at DEBUG, and to a file if given.
-
-    The file has the first ``TRANSCRIPT_HEAD`` messages as they happen; of what follows only the
-    last ``TRANSCRIPT_TAIL`` are kept, and decoded when the connection is closed. When it cannot be
-    written (the disk is full) it ends there, and the server goes on.
-
-    :param path: the file, which is replaced; None: there is none.
-    """
-
-    def __init__(self, path: Path | None):
-        # Line-buffered: what was said is there when the harness is killed.
-        self._file = path.open("w", buffering=1) if path else None
-        self._count = 0
-        self._start = time.monotonic()
-        self._tail: deque[tuple[float, str, Message]] = deque(maxlen=TRANSCRIPT_TAIL)
-        self._lock = threading.Lock()
-
-    def observer(self) -> Observer | None:
-        """Return what a channel is to call, None when nothing listens: then it costs nothing."""
-        return self._observe if self._file or log.isEnabledFor(logging.DEBUG) else None
-
-    def _observe(self, direction: str, message: Message) -> None:
-        log.debug("%s %s", direction, Described(message))
-        if self._file is None:
-            return
-        now = time.monotonic() - self._start
-        with self._lock:
-            self._count += 1
-            if self._count <= TRANSCRIPT_HEAD:
-                self._write(f"{now:12.6f} {direction} {describe(message)}\n")
-            else:
-                self._tail.append((now, direction, shortened(message)))
-
-    def _write(self, line: str) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write(line)
-        except OSError as error:
-            log.warning("the transcript ends after %d messages: %s", self._count, error)
-            with contextlib.suppress(OSError):  # what it could not write, again
-                self._file.close()
-            self._file = None
-
-    def close(self) -> None:
-        """Write what was kept for the end, and say what is missing."""
-        if self._file is None:
-            return
-        left_out = self._count - TRANSCRIPT_HEAD - len(self._tail)
-        if left_out > 0:
-            self._write(f"... {left_out} messages left out ...\n")
-        for now, direction, message in self._tail:
-            self._write(f"{now:12.6f} {direction} {describe(message)}\n")
-        if self._file is not None:
-            self._file.close()
 
 
 def _make_room_for_eventfds(device: Device) -> None:

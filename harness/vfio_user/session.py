@@ -46,7 +46,8 @@ from harness.vfio_user.device import Device
 from harness.vfio_user.guest_memory import GuestMemory
 from harness.vfio_user.interrupts import Interrupts
 from harness.vfio_user.requests import Requests
-from harness.vfio_user.wire import Capabilities, Described, Message
+from harness.vfio_user.transcript import Described
+from harness.vfio_user.wire import Capabilities, Message
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ little-endian.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
@@ -39,11 +38,6 @@ MAX_DATA: Final = 1 << 20
 MAX_MESSAGE: Final = MAX_DATA + 4096
 """Bytes of the largest message that we take: data and room for any payload head."""
 
-SHOWN_DATA: Final = 32
-"""Bytes of data that :func:`describe` prints."""
-SHOWN_TEXT: Final = 512
-"""The same where the data is text."""
-
 _REPLY: Final = int(MessageFlags.REPLY)
 _NO_REPLY: Final = int(MessageFlags.NO_REPLY)
 _ERROR: Final = int(MessageFlags.ERROR)
@@ -66,7 +60,7 @@ class Message:
     fds_lost: bool = False
     """More file descriptors were sent than arrived (SCM_RIGHTS was truncated)."""
     left_out: int = 0
-    """Bytes of the payload that are not kept here; see :func:`shortened`."""
+    """Bytes of the payload that are not kept here; see :mod:`harness.vfio_user.transcript`."""
 
     def pack(self) -> bytes:
         """Return the message as it goes over the socket, without its file descriptors."""
@@ -395,25 +389,6 @@ class Capabilities:
         return cls(**values, named=frozenset(given))
 
 
-_HEADS: Final[dict[int, type[Payload]]] = {
-    Command.VERSION: Version,
-    Command.DMA_MAP: DmaMap,
-    Command.DMA_UNMAP: DmaUnmap,
-    Command.DEVICE_GET_INFO: DeviceInfo,
-    Command.DEVICE_GET_REGION_INFO: RegionInfo,
-    Command.DEVICE_GET_REGION_IO_FDS: RegionIoFds,
-    Command.DEVICE_GET_IRQ_INFO: IrqInfo,
-    Command.DEVICE_SET_IRQS: IrqSet,
-    Command.REGION_READ: RegionAccess,
-    Command.REGION_WRITE: RegionAccess,
-    Command.DMA_READ: DmaAccess,
-    Command.DMA_WRITE: DmaAccess,
-    Command.REGION_WRITE_MULTI: WriteCount,
-}
-_SHOWN_PAYLOAD: Final = SHOWN_TEXT + Version.FORMAT.size  # more than any other head with its data
-_IN_DECIMAL: Final = ("argsz", "count", "index", "region", "start", "major", "minor")
-
-
 def command_name(number: int) -> str:
     """Return the protocol's name of a command, its number when it has none."""
     try:
@@ -425,60 +400,3 @@ def command_name(number: int) -> str:
 def errno_name(number: int) -> str:
     """Return the name of an errno, its number when it has none."""
     return errno.errorcode.get(number, str(number))
-
-
-def shortened(message: Message) -> Message:
-    """Return a copy that keeps no more of the payload than :func:`describe` shows."""
-    kept = message.payload[:_SHOWN_PAYLOAD]
-    fds = list(message.fds)
-    left_out = len(message.payload) - len(kept)
-    return Message(
-        message.id,
-        message.command,
-        message.flags,
-        kept,
-        message.error,
-        fds,
-        message.fds_lost,
-        left_out,
-    )
-
-
-def describe(message: Message) -> str:
-    """Return one line that says what a message is, decoded, and bounded in length."""
-    parts = [f"{message.id:04x} {command_name(message.command)}"]
-    if message.is_reply:
-        parts.append("reply")
-    if message.flags & _ERROR:
-        parts.append(f"error={errno_name(message.error)}")
-    rest = message.payload
-    head = _HEADS.get(message.command)
-    if head is not None:
-        with contextlib.suppress(ProtocolError):  # short: shown as bytes
-            decoded, rest = head.unpack_head(rest)
-            for name in head.__slots__:
-                value = getattr(decoded, name)
-                parts.append(f"{name}={value if name in _IN_DECIMAL else hex(value)}")
-    if rest:
-        size = len(rest) + message.left_out
-        more = f"... {size} bytes" if size > SHOWN_DATA else ""
-        is_text = message.command == Command.VERSION
-        shown = repr(rest[:SHOWN_TEXT]) if is_text else rest[:SHOWN_DATA].hex()
-        parts.append(f"data={shown}{more}")
-    if message.fds:
-        parts.append(f"fds={len(message.fds)}")
-    if message.fds_lost:
-        parts.append("(fds lost)")
-    if not message.wants_reply:
-        parts.append("(no reply)")
-    return " ".join(parts)
-
-
-class Described:
-    """A message that is decoded only if a log handler wants its text."""
-
-    def __init__(self, message: Message):
-        self._message = message
-
-    def __str__(self) -> str:
-        return describe(self._message)

@@ -17,7 +17,7 @@ from harness.events import limited_log
 from harness.events.limited_log import LimitedLog
 from harness.spec.vfio import Command, MessageFlags
 from harness.vfio_user import channel as channel_module
-from harness.vfio_user import server as server_module
+from harness.vfio_user import transcript as transcript_module
 from harness.vfio_user import wire
 from harness.vfio_user.channel import Channel
 from harness.vfio_user.client import Client
@@ -152,7 +152,7 @@ def test_the_end_of_a_transcript_keeps_little_of_each_message(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "TRANSCRIPT_HEAD", 2)
+    monkeypatch.setattr(transcript_module, "TRANSCRIPT_HEAD", 2)
     path = tmp_path / "vfio-user.log"
     with device_server(device, ends[0], transcript=path), Client(ends[1]) as client:
         with allocating(8 * MEGABYTE):

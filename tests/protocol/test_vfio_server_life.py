@@ -17,7 +17,7 @@ from harness.errors import DeadlineExpired
 from harness.host.deadline import Deadline, wait_until
 from harness.host.process import running
 from harness.spec.vfio import Command
-from harness.vfio_user import server as server_module
+from harness.vfio_user import transcript as transcript_module
 from harness.vfio_user import wire
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
@@ -255,8 +255,8 @@ def test_a_long_transcript_keeps_its_beginning_and_its_end(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server_module, "TRANSCRIPT_HEAD", 10)
-    monkeypatch.setattr(server_module, "TRANSCRIPT_TAIL", 4)
+    monkeypatch.setattr(transcript_module, "TRANSCRIPT_HEAD", 10)
+    monkeypatch.setattr(transcript_module, "TRANSCRIPT_TAIL", 4)
     path = tmp_path / "vfio-user.log"
     with device_server(device, ends[0], transcript=path), Client(ends[1]) as client:
         for number in range(20):
@@ -273,7 +273,7 @@ def test_the_log_shows_messages_at_debug_level(
     ends: tuple[socket.socket, socket.socket],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(logging.DEBUG, logger="harness.vfio_user.server")
+    caplog.set_level(logging.DEBUG, logger="harness.vfio_user.transcript")
     with device_server(device, ends[0]), Client(ends[1]) as client:
         client.reset()
     assert "<- 0001 DEVICE_RESET" in caplog.messages

@@ -8,6 +8,7 @@ from harness.errors import ProtocolError
 from harness.spec.vfio import Command, MessageFlags
 from harness.vfio_user import wire
 from harness.vfio_user.device import MappableArea
+from harness.vfio_user.transcript import describe
 from harness.vfio_user.wire import Capabilities, Message
 
 
@@ -132,11 +133,11 @@ def test_capabilities_survive_the_wire() -> None:
     ],
 )
 def test_a_message_is_described_decoded(message: Message, text: str) -> None:
-    assert wire.describe(message) == text
+    assert describe(message) == text
 
 
 def test_a_description_is_bounded() -> None:
     data = wire.RegionAccess(0, 0, 1 << 20).pack() + bytes(1 << 20)
-    text = wire.describe(Message(0, Command.REGION_WRITE, 0, data))
+    text = describe(Message(0, Command.REGION_WRITE, 0, data))
     assert text.endswith("00... 1048576 bytes")
     assert len(text) < 200
