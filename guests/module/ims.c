@@ -21,6 +21,9 @@
 
 #include "imstest.h"
 
+static const char ims_source[] = "IMS";
+void * const imstest_ims_source = (void *)ims_source;
+
 static u32 ims_read(struct imstest_function *function, u32 index, u32 field)
 {
 	return ioread32(function->ims + index * IMSTEST_IMS_ENTRY_SIZE + field);

@@ -134,6 +134,7 @@ int imstest_ims_domain_alloc(struct imstest_function *function, u32 index)
 		.type	= X86_IRQ_ALLOC_TYPE_PCI_MSIX,
 		.desc	= &function->desc,
 		.hwirq	= index,
+		.data	= imstest_ims_source,
 	};
 
 	return irq_domain_alloc_irqs(function->ims_domain, 1, dev_to_node(&function->pdev->dev),

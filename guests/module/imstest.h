@@ -12,6 +12,7 @@
  * work_queue.c		descriptors that make the device raise an interrupt
  * placeholders.c	remapping entries taken for no interrupt
  * machine.c		every interrupt of the machine, with its domain hierarchy
+ * virte*.c		the vIRTE call: a driver of its own, see virte.h
  * probes.c		what the kernel offers: HAVE_* in imstest_have.h, made by Kbuild
  */
 
@@ -171,6 +172,9 @@ int imstest_ims_stored(struct imstest_function *function, struct imstest_stored 
 void imstest_ims_mask(struct imstest_function *function, u32 index);
 void imstest_ims_unmask(struct imstest_function *function, u32 index);
 void imstest_ims_store(struct imstest_function *function, u32 index, const struct msi_msg *msg);
+
+/* ims.c: in irq_alloc_info.data, tells IMS from MSI-X to a domain that serves both. */
+extern void * const imstest_ims_source;
 
 /* ims_device_domain.c or ims_own_domain.c */
 int imstest_ims_domain_init(struct imstest_function *function);

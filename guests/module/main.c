@@ -17,6 +17,7 @@
 #include <linux/slab.h>
 
 #include "imstest.h"
+#include "virte.h"
 
 static int imstest_map(struct imstest_function *function)
 {
@@ -147,15 +148,25 @@ static int __init imstest_init(void)
 	ret = imstest_control_init();
 	if (ret)
 		return ret;
+	ret = virte_init();
+	if (ret)
+		goto err_control_exit;
 	ret = pci_register_driver(&imstest_driver);
 	if (ret)
-		imstest_control_exit();
+		goto err_virte_exit;
+	return 0;
+
+err_virte_exit:
+	virte_exit();
+err_control_exit:
+	imstest_control_exit();
 	return ret;
 }
 
 static void __exit imstest_exit(void)
 {
 	pci_unregister_driver(&imstest_driver);
+	virte_exit();
 	imstest_control_exit();
 }
 

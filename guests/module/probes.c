@@ -5,6 +5,7 @@
  * of it to imstest_have.h as HAVE_<part>, 0 or 1. It is no part of the module.
  */
 
+#include <linux/irq.h>
 #include <linux/irqdomain.h>
 #include <linux/msi.h>
 #include <linux/pci.h>
@@ -37,6 +38,32 @@ static void __maybe_unused probe(struct pci_dev *pdev)
 {
 	if (pci_msix_can_alloc_dyn(pdev))
 		pci_msix_free_irq(pdev, pci_msix_alloc_irq_at(pdev, MSI_ANY_INDEX, NULL));
+}
+
+#elif defined(PROBE_MOVE_PCNTXT)
+
+/*
+ * Before Linux kernel commit f94a18249b7f ("genirq: Remove IRQ_MOVE_PCNTXT and
+ * related code") (in v6.14) a domain says so when its interrupts can be moved at
+ * once; after it, when they cannot.
+ */
+static void __maybe_unused probe(unsigned int virq)
+{
+	irq_set_status_flags(virq, IRQ_MOVE_PCNTXT);
+}
+
+#elif defined(PROBE_MSI_PARENT)
+
+/*
+ * Linux kernel commit b6d5fc3a5247 ("x86/apic/vector: Provide MSI parent
+ * domain") (in v6.2): a domain that stands on the vector domain can be a
+ * device's MSI parent.
+ */
+static bool __maybe_unused probe(struct irq_domain *domain, struct msi_domain_info *info)
+{
+	const struct msi_parent_ops *ops = domain->parent->msi_parent_ops;
+
+	return ops->init_dev_msi_info(NULL, domain->parent, domain, info);
 }
 
 #elif defined(PROBE_PCI_IMS)

@@ -121,7 +121,7 @@ class Partition:
             return self._answer(block.entries[0])
 
     def retarget(self, request: EntryRequest) -> EntryAnswer:
-        """Change where a handle's interrupt goes.
+        """Change where a handle's interrupt goes; parking it is never refused.
 
         :raises Refused: it is not granted; then the old route stays in force.
         """
@@ -129,7 +129,8 @@ class Partition:
             check_retarget(request)
             route = route_of(request)
             entry = self._held(request.handle)
-            self._fail_on_request(Operation.RETARGET)
+            if route is not None:
+                self._fail_on_request(Operation.RETARGET)
             entry.route = route
             return self._answer(entry)
 

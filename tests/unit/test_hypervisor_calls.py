@@ -309,3 +309,12 @@ def test_giving_back_cannot_be_made_to_fail() -> None:
     for operation in (Operation.RELEASE, Operation.UNMAP, Operation.QUERY):
         with pytest.raises(ValueError, match="always succeeds"):
             Policy().fail(operation, CallStatus.FAILED)
+
+
+def test_parking_is_never_refused() -> None:
+    guest = new_guest()
+    pair = guest.map(ims())
+    guest.policy.fail(Operation.RETARGET, CallStatus.FAILED, times=None)
+    parked = EntryRequest(handle=pair.handle, flags=EntryFlag.PARKED)
+    assert guest.call(Operation.RETARGET, parked)[0].status == CallStatus.OK
+    assert guest.arrival(pair) is None

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
+from harness.devices.delivery import MessageGate
 from harness.devices.virte_function.config import config_space, doorbell_address
 from harness.devices.virte_function.frames import Frames
 from harness.hypervisor.calls import Answered, carry_out
@@ -95,6 +96,9 @@ class VirteFunction:
         traceback: TracebackType | None,
     ) -> None:
         self._frames.close()
+
+    def guard(self, gate: MessageGate) -> None:
+        """Take no gate: what the function sends is the hypervisor's own, no device's."""
 
     # The call and the messages.
 

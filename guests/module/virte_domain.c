@@ -1,0 +1,373 @@
+// SPDX-License-Identifier: GPL-2.0-or-later
+/*
+ * The vIRTE domain, in the place of the remapping domain:
+ *
+ *	vector -- vIRTE -+- PCI/MSI
+ *			 +- PCI/MSI-X
+ *			 +- IMS
+ *
+ * Activation asks the hypervisor for a message, an affinity change asks it for a
+ * new route, and both pass its refusal on. The message is the hypervisor's: this
+ * domain hands it up and never looks into it.
+ */
+
+#include <linux/irq.h>
+#include <linux/irqdomain.h>
+#include <linux/msi.h>
+#include <linux/slab.h>
+#include <asm/hw_irq.h>
+#include <asm/irqdomain.h>
+
+#include "imstest.h"
+#include "virte.h"
+
+#if HAVE_MSI_PARENT
+
+/**
+ * struct virte_irq - what one Linux interrupt of a block needs
+ * @late:	a move was refused: the vector domain is ahead of the route
+ * @next_cpu:	where the vector domain wants it meanwhile
+ */
+struct virte_irq {
+	bool late;
+	unsigned int next_cpu;
+};
+
+/**
+ * struct virte_block - the interrupts that one MAP is for
+ * @virte:	the function
+ * @lock:	orders calls about the block
+ * @source:	what MAP says of it, without a route
+ * @virq:	its first Linux interrupt
+ * @held:	Linux interrupts that are not freed
+ * @mapped:	@message and @handle are the hypervisor's
+ * @handle:	of the first interrupt; the others follow
+ * @message:	of the first interrupt; null while not mapped
+ * @irqs:	by number in the block
+ */
+struct virte_block {
+	struct virte *virte;
+	raw_spinlock_t lock;
+	struct virte_entry_request source;
+	unsigned int virq;
+	unsigned int held;
+	bool mapped;
+	u32 handle;
+	struct msi_msg message;
+	struct virte_irq irqs[];
+};
+
+static const struct virte_entry_request parked = { .flags = VIRTE_ENTRY_PARKED };
+
+/* Where the vector domain sends the interrupt now. */
+static struct virte_entry_request route_of(struct irq_data *irqd)
+{
+	struct irq_data *parent = irqd->parent_data;
+	struct virte_entry_request route = {};
+	struct msi_msg msg = {};
+
+	/* Compatibility format: it says all that there is to say about a route. */
+	parent->chip->irq_compose_msi_msg(parent, &msg);
+	route.destination = cpu_to_le32(irqd_cfg(parent)->dest_apicid);
+	route.vector = msg.arch_data.vector;
+	route.delivery_mode = msg.arch_data.delivery_mode;
+	if (msg.arch_addr_lo.dest_mode_logical)
+		route.flags |= VIRTE_ENTRY_LOGICAL;
+	if (msg.arch_addr_lo.redirect_hint)
+		route.flags |= VIRTE_ENTRY_REDIRECTION_HINT;
+	return route;
+}
+
+static int block_map(struct virte_block *block, const struct virte_entry_request *route)
+{
+	struct virte_entry_request request = block->source;
+	struct virte_entry_answer answer;
+	int ret;
+
+	request.flags = route->flags;
+	request.destination = route->destination;
+	request.vector = route->vector;
+	request.delivery_mode = route->delivery_mode;
+
+	ret = virte_call(block->virte, VIRTE_OPERATION_MAP, &request, &answer);
+	if (ret)
+		return ret;
+
+	block->handle = le32_to_cpu(answer.handle);
+	block->message.address_lo = lower_32_bits(le64_to_cpu(answer.address));
+	block->message.address_hi = upper_32_bits(le64_to_cpu(answer.address));
+	block->message.data = le32_to_cpu(answer.data);
+	block->mapped = true;
+	return 0;
+}
+
+static int block_retarget(struct virte_block *block, unsigned int number,
+			  const struct virte_entry_request *route)
+{
+	struct virte_entry_request request = *route;
+	struct virte_entry_answer answer;
+
+	request.handle = cpu_to_le32(block->handle + number);
+	return virte_call(block->virte, VIRTE_OPERATION_RETARGET, &request, &answer);
+}
+
+static void block_unmap(struct virte_block *block)
+{
+	struct virte_entry_request request = {
+		.handle	= cpu_to_le32(block->handle),
+		.count	= block->source.count,
+	};
+	struct virte_entry_answer answer;
+	int ret;
+
+	ret = virte_call(block->virte, VIRTE_OPERATION_UNMAP, &request, &answer);
+	WARN_ONCE(ret, "vIRTE: handle %#x is not taken back: %d\n", block->handle, ret);
+}
+
+/* The first message of a block can take its route with MAP. */
+static int block_route(struct virte_block *block, unsigned int number,
+		       const struct virte_entry_request *route)
+{
+	unsigned long flags;
+	int ret = 0;
+
+	raw_spin_lock_irqsave(&block->lock, flags);
+	if (!block->mapped)
+		ret = block_map(block, number ? &parked : route);
+	else if (!number)
+		ret = block_retarget(block, number, route);
+	if (!ret && number)
+		ret = block_retarget(block, number, route);
+	raw_spin_unlock_irqrestore(&block->lock, flags);
+	return ret;
+}
+
+static unsigned int number_of(struct irq_data *irqd)
+{
+	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
+
+	return irqd->irq - block->virq;
+}
+
+/* A refused move, once more: the vector domain has made its part already. */
+static int route_late(struct irq_data *irqd)
+{
+	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
+	struct virte_irq *irq = &block->irqs[number_of(irqd)];
+	struct virte_entry_request route = route_of(irqd);
+	int ret;
+
+	ret = block_route(block, number_of(irqd), &route);
+	if (ret)
+		return ret;
+	irq->late = false;
+	irq_data_update_effective_affinity(irqd, cpumask_of(irq->next_cpu));
+	return 0;
+}
+
+static int virte_set_affinity(struct irq_data *irqd, const struct cpumask *mask, bool force)
+{
+	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
+	struct virte_irq *irq = &block->irqs[number_of(irqd)];
+	unsigned int cpu = cpumask_first(irq_data_get_effective_affinity_mask(irqd));
+	struct irq_data *parent = irqd->parent_data;
+	struct virte_entry_request route;
+	int ret;
+
+	if (irq->late) {
+		ret = route_late(irqd);
+		if (ret)
+			return ret;
+	}
+
+	ret = parent->chip->irq_set_affinity(parent, mask, force);
+	if (ret < 0 || ret == IRQ_SET_MASK_OK_DONE || !irqd_is_activated(irqd))
+		return ret;
+
+	route = route_of(irqd);
+	ret = block_route(block, number_of(irqd), &route);
+	if (!ret)
+		return IRQ_SET_MASK_OK_DONE;
+
+	/*
+	 * The old route is in force, and the vector domain keeps the old vector
+	 * until an interrupt arrives at the new one: none does.
+	 */
+	irq->late = true;
+	irq->next_cpu = cpumask_first(irq_data_get_effective_affinity_mask(irqd));
+	irq_data_update_effective_affinity(irqd, cpumask_of(cpu));
+	return ret;
+}
+
+static void virte_compose_msi_msg(struct irq_data *irqd, struct msi_msg *msg)
+{
+	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
+
+	*msg = block->message;
+	if (block->mapped)
+		msg->data |= number_of(irqd);
+}
+
+static struct irq_chip virte_chip = {
+	.name			= "vIRTE",
+	.irq_ack		= irq_chip_ack_parent,
+	.irq_retrigger		= irq_chip_retrigger_hierarchy,
+	.irq_set_affinity	= virte_set_affinity,
+	.irq_compose_msi_msg	= virte_compose_msi_msg,
+	.flags			= IRQCHIP_SKIP_SET_WAKE | IRQCHIP_AFFINITY_PRE_STARTUP,
+};
+
+static int source_of(const struct irq_alloc_info *info, unsigned int count,
+		     struct virte_entry_request *source)
+{
+	struct pci_dev *pdev = info->desc ? msi_desc_to_pci_dev(info->desc) : NULL;
+
+	if (!pdev)
+		return -EINVAL;
+
+	source->requester = cpu_to_le16(pci_dev_id(pdev));
+	source->segment = cpu_to_le16(pci_domain_nr(pdev->bus));
+	source->count = cpu_to_le16(count);
+	if (info->type == X86_IRQ_ALLOC_TYPE_PCI_MSI) {
+		source->store = VIRTE_STORE_MSI;
+		return 0;
+	}
+	/* The type of IMS is the kernel's for MSI-X: who allocates it says what it is. */
+	source->store = info->data == imstest_ims_source ? VIRTE_STORE_IMS : VIRTE_STORE_MSIX;
+	source->index = cpu_to_le32(info->hwirq);
+	return info->type == X86_IRQ_ALLOC_TYPE_PCI_MSIX && count == 1 ? 0 : -EINVAL;
+}
+
+static int virte_domain_alloc(struct irq_domain *domain, unsigned int virq, unsigned int nr_irqs,
+			      void *arg)
+{
+	struct virte_block *block;
+	unsigned int i;
+	int ret;
+
+	block = kzalloc(struct_size(block, irqs, nr_irqs), GFP_KERNEL);
+	if (!block)
+		return -ENOMEM;
+	block->virte = domain->host_data;
+	block->virq = virq;
+	block->held = nr_irqs;
+	raw_spin_lock_init(&block->lock);
+	ret = source_of(arg, nr_irqs, &block->source);
+	if (ret)
+		goto err_free_block;
+
+	ret = irq_domain_alloc_irqs_parent(domain, virq, nr_irqs, arg);
+	if (ret < 0)
+		goto err_free_block;
+
+	for (i = 0; i < nr_irqs; i++) {
+		irq_domain_set_hwirq_and_chip(domain, virq + i, virq + i, &virte_chip, block);
+#if HAVE_MOVE_PCNTXT
+		/* A move does not touch the store: it need not wait for the next interrupt. */
+		irq_set_status_flags(virq + i, IRQ_MOVE_PCNTXT);
+#endif
+	}
+	return 0;
+
+err_free_block:
+	kfree(block);
+	return ret;
+}
+
+static void virte_domain_free(struct irq_domain *domain, unsigned int virq, unsigned int nr_irqs)
+{
+	struct irq_data *irqd = irq_domain_get_irq_data(domain, virq);
+	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
+
+	/* Handles go back as they came, all at once, with the last of the block. */
+	block->held -= nr_irqs;
+	if (!block->held) {
+		if (block->mapped)
+			block_unmap(block);
+		kfree(block);
+	}
+	irq_domain_free_irqs_common(domain, virq, nr_irqs);
+}
+
+/*
+ * With @reserve the vector is a placeholder for many: a pair is wanted, a route
+ * not yet. An error here is the error of the driver's own call.
+ */
+static int virte_domain_activate(struct irq_domain *domain, struct irq_data *irqd, bool reserve)
+{
+	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
+	struct virte_entry_request route = reserve ? parked : route_of(irqd);
+
+	return block_route(block, number_of(irqd), &route);
+}
+
+static void virte_domain_deactivate(struct irq_domain *domain, struct irq_data *irqd)
+{
+	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
+
+	/* Parking is never refused. The vector is free when this returns. */
+	block_route(block, number_of(irqd), &parked);
+	block->irqs[number_of(irqd)].late = false;
+}
+
+static const struct irq_domain_ops virte_domain_ops = {
+	.alloc		= virte_domain_alloc,
+	.free		= virte_domain_free,
+	.activate	= virte_domain_activate,
+	.deactivate	= virte_domain_deactivate,
+};
+
+/* The vector domain knows what x86 asks of any MSI domain. */
+static bool virte_init_dev_msi_info(struct device *dev, struct irq_domain *domain,
+				    struct irq_domain *real_parent, struct msi_domain_info *info)
+{
+	struct irq_domain *parent = domain->parent;
+
+	return parent->msi_parent_ops->init_dev_msi_info(dev, parent, real_parent, info);
+}
+
+static const struct msi_parent_ops virte_msi_parent_ops = {
+	.supported_flags	= X86_VECTOR_MSI_FLAGS_SUPPORTED | MSI_FLAG_MULTI_PCI_MSI,
+	.prefix			= "vIRTE-",
+	.init_dev_msi_info	= virte_init_dev_msi_info,
+};
+
+/**
+ * virte_domain_init() - make the domain
+ * @virte:	the function
+ *
+ * Return: 0, -ENOMEM.
+ */
+int virte_domain_init(struct virte *virte)
+{
+	virte->fwnode = irq_domain_alloc_named_fwnode("VIRTE");
+	if (!virte->fwnode)
+		return -ENOMEM;
+
+	virte->domain = irq_domain_create_hierarchy(x86_vector_domain, 0, 0, virte->fwnode,
+						    &virte_domain_ops, virte);
+	if (!virte->domain)
+		return -ENOMEM;
+
+	/* What x86 takes for a domain that remaps, which this one does. */
+	irq_domain_update_bus_token(virte->domain, DOMAIN_BUS_DMAR);
+	virte->domain->flags |= IRQ_DOMAIN_FLAG_MSI_PARENT | IRQ_DOMAIN_FLAG_ISOLATED_MSI;
+	virte->domain->msi_parent_ops = &virte_msi_parent_ops;
+	return 0;
+}
+
+/**
+ * virte_domain_exit() - undo virte_domain_init(), however far it came
+ * @virte:	the function; no device uses the domain
+ */
+void virte_domain_exit(struct virte *virte)
+{
+	if (virte->domain)
+		irq_domain_remove(virte->domain);
+	virte->domain = NULL;
+	if (virte->fwnode)
+		irq_domain_free_fwnode(virte->fwnode);
+	virte->fwnode = NULL;
+}
+
+#endif /* HAVE_MSI_PARENT */
