@@ -1,7 +1,7 @@
 """The error tree of the harness, and the verdict that each class implies.
 
     HarnessError                 harness failure
-    ├── ConfigError              harness failure      a file or an option is wrong; names the place
+    ├── ConfigError              usage error          a file or an option is wrong; names the place
     ├── ProtocolError            harness failure      a peer broke a wire protocol
     │   └── FramingError         harness failure      no next message (vfio_user.channel)
     ├── LaunchError              harness failure      a process did not start, or ended at once
@@ -29,7 +29,7 @@ from typing import ClassVar
 
 
 class Verdict(enum.StrEnum):
-    """What a run or a test says about the guest kernel. The five never mix."""
+    """What a run or a test says about the guest kernel. The six never mix."""
 
     PASS = "pass"
     """The guest gave the positive, distinctive signal that was asked for."""
@@ -41,6 +41,8 @@ class Verdict(enum.StrEnum):
     """Something needed is not there; the message says how to get it."""
     TIME_OUT = "time-out"
     """A bounded wait ran out and nothing told why."""
+    USAGE_ERROR = "usage error"
+    """What was asked for cannot be: a name with a typo, a file with a wrong key."""
 
     @property
     def exit_status(self) -> int:
@@ -54,6 +56,7 @@ _EXIT_STATUS = {
     Verdict.HARNESS_FAILURE: 2,
     Verdict.MISSING_REQUIREMENT: 3,
     Verdict.TIME_OUT: 4,
+    Verdict.USAGE_ERROR: 64,  # EX_USAGE of sysexits.h; pytest has meanings of its own up to 5
 }
 
 
@@ -84,6 +87,8 @@ class HarnessError(Exception):
 
 class ConfigError(HarnessError):
     """A recipe, specification or option is wrong; the message names file, line and key."""
+
+    verdict = Verdict.USAGE_ERROR
 
 
 class ProtocolError(HarnessError):

@@ -6,18 +6,21 @@ import argparse
 import importlib
 import logging
 import sys
+import traceback
 from collections.abc import Sequence
-from typing import Final, Protocol, cast
+from typing import Final, NoReturn, Protocol, cast
 
 from harness.cli.log_handler import LossyHandler
 from harness.errors import HarnessError, Verdict
 from harness.host.signals import Interrupted, signals_as_interrupt
+from harness.report.verdict import verdict_of
 
 VERBS: Final = ("run", "kernels", "build", "doctor", "capabilities", "runs", "machines", "poke")
 
 EPILOG = """\
 exit status: 0 pass; 1 the guest kernel failed a check; 2 the harness, QEMU or the host failed;
-3 something this machine lacks; 4 a wait ran out.
+3 something this machine lacks; 4 a wait ran out; 64 an error of usage:
+a name, an option or a recipe that cannot be.
 
 environment: IMSH_CACHE (where everything is kept), IMSH_MIRROR (package archive instead of the
 host's own), IMSH_QEMU (use this QEMU), IMSH_RECIPES (directory with kernels/, machines/, matrices/
@@ -40,9 +43,17 @@ class Verb(Protocol):
         """Do it and print."""
 
 
+class _Parser(argparse.ArgumentParser):
+    """Ends with our status for an error of usage; argparse's own says that the harness failed."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(Verdict.USAGE_ERROR.exit_status, f"{self.prog}: error: {message}\n")
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of the whole command line."""
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="imsh",
         description="Functional tests of message-signalled interrupts in real guest kernels.",
         epilog=EPILOG,
@@ -86,4 +97,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         # The reader of our output (head, less) has gone: that is its right.
         sys.stderr.close()
         return 141
+    except Exception as error:
+        # Python's own status for this, 1, would say that the guest kernel failed a check.
+        traceback.print_exc()
+        verdict = verdict_of(error, about_guest=False)
+        print(f"imsh: {verdict}: {error!r}", file=sys.stderr)
     return verdict.exit_status

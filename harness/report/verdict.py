@@ -2,7 +2,19 @@
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
+from pathlib import Path
+from typing import Final
+
+import harness
 from harness.errors import HarnessError, Verdict
+
+_NOT_TESTS: Final = (
+    Path(str(harness.__file__)).parent,
+    *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib", "platlib")),
+)
+"""Where code lies whose assertions are about itself, and say nothing about a guest."""
 
 
 def verdict_of(error: BaseException, *, about_guest: bool) -> Verdict:
@@ -13,12 +25,22 @@ def verdict_of(error: BaseException, *, about_guest: bool) -> Verdict:
     """
     if isinstance(error, HarnessError):
         return error.verdict
-    if type(error).__name__ == "Failed" and str(error).startswith("Timeout"):
-        # pytest-timeout, the last line of defence: nothing tells what was waited for.
-        return Verdict.TIME_OUT
-    if isinstance(error, AssertionError) and about_guest:
+    if type(error).__name__ == "Failed":  # pytest's own, which need not be installed
+        if str(error).startswith("Timeout"):
+            # pytest-timeout, the last line of defence: nothing tells what was waited for.
+            return Verdict.TIME_OUT
+        # pytest.raises that saw nothing: what had to be refused was not; or pytest.fail.
+        return Verdict.KERNEL_FAILURE if about_guest else Verdict.HARNESS_FAILURE
+    if isinstance(error, AssertionError) and about_guest and not _is_of_harness(error):
         return Verdict.KERNEL_FAILURE
     return Verdict.HARNESS_FAILURE
+
+
+def _is_of_harness(error: AssertionError) -> bool:
+    """Whether it was raised in the harness, or in a library that it uses, and not in a test."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = Path(frames[-1].filename) if frames else None
+    return where is not None and any(where.is_relative_to(place) for place in _NOT_TESTS)
 
 
 _GRAVITY = [
@@ -27,6 +49,7 @@ _GRAVITY = [
     Verdict.TIME_OUT,
     Verdict.KERNEL_FAILURE,
     Verdict.HARNESS_FAILURE,
+    Verdict.USAGE_ERROR,
 ]
 
 

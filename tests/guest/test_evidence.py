@@ -179,13 +179,13 @@ def test_a_qemu_that_is_none_is_a_missing_requirement(
 def test_a_name_that_nothing_has_is_our_users_mistake(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["run", "--machine", "cachign"]) == 2
+    assert main(["run", "--machine", "cachign"]) == 64
     assert "did you mean caching?" in capsys.readouterr().err
 
 
 def test_a_machine_without_remapping_is_refused_before_anything_boots(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["run", "--machine", "no-iommu", "--results", str(tmp_path)]) == 2
+    assert main(["run", "--machine", "no-iommu", "--results", str(tmp_path)]) == 64
     assert "does not remap interrupts" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []

@@ -243,7 +243,7 @@ def test_a_second_run_that_would_write_the_same_file_is_refused(
 ) -> None:
     with directory_lock(tmp_path / "bench.machines"):
         status = main(["--json", str(tmp_path / "bench.json"), "--only", "vfio_user_read_us"])
-    assert status == 2
+    assert status == 64
     assert "another run uses the directory" in capsys.readouterr().err
     assert not (tmp_path / "bench.json").exists()
 
@@ -254,6 +254,6 @@ def test_a_run_that_measured_nothing_leaves_the_last_ones_file(
     monkeypatch.setenv("IMSH_CACHE", str(tmp_path / "cache"))
     path = tmp_path / "bench.json"
     path.write_text("{ }")
-    assert main(["--json", str(path), "--kernel", "none", "--only", "raw_boot_s"]) == 2
-    assert "raw_boot_s: harness failure: there is no kernel named 'none'" in capsys.readouterr().err
+    assert main(["--json", str(path), "--kernel", "none", "--only", "raw_boot_s"]) == 64
+    assert "raw_boot_s: usage error: there is no kernel named 'none'" in capsys.readouterr().err
     assert path.read_text() == "{ }"
