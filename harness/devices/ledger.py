@@ -8,6 +8,7 @@ doubled or misdirected interrupt is not a difference of two counters but a name.
 from __future__ import annotations
 
 import enum
+import functools
 import itertools
 import threading
 import time
@@ -19,7 +20,7 @@ from typing import Final
 from harness.errors import CheckFailed
 from harness.events.ring import Ring
 from harness.host.deadline import Deadline
-from harness.spec.interrupt import Store
+from harness.spec.interrupt import InterruptName, Store
 
 EVENT_BYTES: Final = 512
 """What an event takes in memory, with its reason and its places in the ledger."""
@@ -33,6 +34,10 @@ FINDINGS_LIMIT: Final = 4 << 20
 """Bytes of findings that are kept; a guest gone wild must not fill the host's memory."""
 SHOWN: Final = 20
 """Events and findings that an error lists."""
+
+
+_name: Final = functools.lru_cache(maxsize=8192)(InterruptName)
+"""Names of one function's interrupts, made once: each access to an event slot asks for one."""
 
 
 class Outcome(enum.StrEnum):
@@ -79,8 +84,7 @@ class Event:
 
     sequence: int
     """Number of the event, unique in its function and never 0."""
-    store: Store
-    index: int
+    interrupt: InterruptName
     outcome: Outcome = Outcome.RAISED
     reason: str = ""
     """Why it was blocked, disabled, merged or dropped."""
@@ -97,9 +101,14 @@ class Event:
         return self.answered_at is not None
 
     @property
-    def interrupt(self) -> str:
-        """The interrupt's name: ``IMS 5``."""
-        return f"{self.store.name} {self.index}"
+    def store(self) -> Store:
+        """Store of the interrupt."""
+        return self.interrupt.store
+
+    @property
+    def index(self) -> int:
+        """Index in the store."""
+        return self.interrupt.index
 
     def __str__(self) -> str:
         state = f"answered by CPU {self.cpu}" if self.answered else self.outcome.value
@@ -126,8 +135,7 @@ class Finding:
     """One thing that went wrong, as a sentence."""
 
     kind: FindingKind
-    store: Store
-    index: int
+    interrupt: InterruptName
     sequence: int
     text: str
 
@@ -147,8 +155,8 @@ class Ledger:
         # These are ordered dictionaries because they end in any order: a plain one is slow to find
         # its first item when many before it have been taken out.
         self._sent: OrderedDict[int, Event] = OrderedDict()
-        self._slots: dict[tuple[int, int], OrderedDict[int, Event]] = {}
-        self._pending: dict[tuple[int, int], Event] = {}
+        self._slots: dict[InterruptName, OrderedDict[int, Event]] = {}
+        self._pending: dict[InterruptName, Event] = {}
         self._history: OrderedDict[int, Event] = OrderedDict()  # ended, by sequence number
         self._findings: Ring[Finding] = Ring(FINDINGS_LIMIT)
         self._counts: Counter[Outcome] = Counter()
@@ -161,7 +169,7 @@ class Ledger:
         with self._lock:
             # The number is 32 bits wide in the event slot, and 0 stands for "none".
             sequence = next(self._numbers) & 0xFFFFFFFF or next(self._numbers) & 0xFFFFFFFF
-            event = Event(sequence, store, index)
+            event = Event(sequence, _name(store, index))
             self._live[sequence] = event
             self._counts[Outcome.RAISED] += 1
             return event
@@ -178,13 +186,13 @@ class Ledger:
                 raise ValueError(f"{event}: cannot become {outcome}")
             if event.answered:  # only a late verdict can come here
                 text = f"{event}, although its message was refused: {reason}"
-                self._find(FindingKind.STRAY, event.store, event.index, event.sequence, text)
+                self._find(FindingKind.STRAY, event.interrupt, event.sequence, text)
                 return False
             self._move(event, outcome, reason)
             return True
 
     def _move(self, event: Event, outcome: Outcome, reason: str) -> None:
-        key = (event.store, event.index)
+        key = event.interrupt
         if event.outcome is Outcome.SENT:
             self._take_back(event)
         elif event.outcome is Outcome.PENDING:
@@ -206,7 +214,7 @@ class Ledger:
 
     def _take_back(self, event: Event) -> None:
         del self._sent[event.sequence]
-        del self._slots[event.store, event.index][event.sequence]
+        del self._slots[event.interrupt][event.sequence]
 
     def _give_up(self, event: Event) -> None:
         self._find_lost([event])
@@ -229,14 +237,14 @@ class Ledger:
     def pending(self, store: Store, index: int) -> Event | None:
         """Return the event that waits behind this interrupt's mask."""
         with self._lock:
-            return self._pending.get((store, index))
+            return self._pending.get(_name(store, index))
 
     # The guest's side.
 
-    def oldest(self, store: int, index: int) -> int:
+    def oldest(self, store: Store, index: int) -> int:
         """Return the number of the oldest unanswered event sent on an interrupt, 0 for none."""
         with self._lock:
-            slot = self._slots.get((store, index))
+            slot = self._slots.get(_name(store, index))
             return next(iter(slot)) if slot else 0
 
     @property
@@ -246,15 +254,11 @@ class Ledger:
 
     def answer(self, store: Store, index: int, sequence: int, cpu: int) -> Event | None:
         """Take a handler's answer; return the event it ends, None when it is a finding instead."""
+        interrupt = _name(store, index)
         with self._lock:
             event = self._live.get(sequence)
-            if (
-                event is None
-                or event.outcome is not Outcome.SENT
-                or event.index != index
-                or event.store != store
-            ):
-                self._find_wrong_answer(event, store, index, sequence, cpu)
+            if event is None or event.outcome is not Outcome.SENT or event.interrupt != interrupt:
+                self._find_wrong_answer(event, interrupt, sequence, cpu)
                 return None
             event.answered_at = time.monotonic_ns()
             event.cpu = cpu
@@ -265,25 +269,25 @@ class Ledger:
             return event
 
     def _find_wrong_answer(
-        self, event: Event | None, store: Store, index: int, sequence: int, cpu: int
+        self, event: Event | None, interrupt: InterruptName, sequence: int, cpu: int
     ) -> None:
-        where = f"{store.name} {index} (CPU {cpu})"
+        where = f"{interrupt} (CPU {cpu})"
         if event is None:  # ended, or never there
             event = self._history.get(sequence)
         if sequence == 0:
             kind, text = FindingKind.DOUBLED, f"{where}: the handler ran with nothing outstanding"
         elif event is None:
             kind, text = FindingKind.STRAY, f"{where}: answered event {sequence}, which is unknown"
-        elif (event.store, event.index) != (store, index):
+        elif event.interrupt != interrupt:
             kind, text = FindingKind.MISDIRECTED, f"{where}: answered {event}"
         elif event.answered:
             kind, text = FindingKind.DOUBLED, f"{where}: answered again: {event}"
         else:
             kind, text = FindingKind.STRAY, f"{where}: answered {event}"
-        self._find(kind, store, index, sequence, text)
+        self._find(kind, interrupt, sequence, text)
 
-    def _find(self, kind: FindingKind, store: Store, index: int, sequence: int, text: str) -> None:
-        finding = Finding(kind, store, index, sequence, text)
+    def _find(self, kind: FindingKind, interrupt: InterruptName, sequence: int, text: str) -> None:
+        finding = Finding(kind, interrupt, sequence, text)
         self._findings.append(finding, FINDING_BYTES + len(text))
         self._changed.notify_all()
 
@@ -319,7 +323,7 @@ class Ledger:
         for event in events:
             if event.outcome is Outcome.SENT and not event.answered:
                 text = f"{event.interrupt}: event {event.sequence} was sent and never answered"
-                self._find(FindingKind.LOST, event.store, event.index, event.sequence, text)
+                self._find(FindingKind.LOST, event.interrupt, event.sequence, text)
 
     def mark(self) -> int:
         """Return a point in the list of findings, for :meth:`findings` and :meth:`assert_quiet`."""

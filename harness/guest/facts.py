@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from harness.errors import ProtocolError
 from harness.spec.ims_function import Status
-from harness.spec.interrupt import Store
+from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message
 
 JsonObject = Mapping[str, Any]
@@ -49,6 +49,11 @@ class Interrupt:
     """How often the handler ran and found no event."""
     counts: tuple[int, ...]
     """Runs of the handler by CPU."""
+
+    @property
+    def name(self) -> InterruptName:
+        """Which interrupt of the function it is."""
+        return InterruptName(self.store, self.index)
 
     @property
     def cached(self) -> Message:

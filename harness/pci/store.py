@@ -6,7 +6,7 @@ from collections.abc import Set
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.spec.interrupt import Store
+from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message
 
 
@@ -14,8 +14,7 @@ from harness.spec.msi import Message
 class StoreEntry:
     """One interrupt of a store as the model sees it: the auditor's view of the device."""
 
-    store: Store
-    index: int
+    interrupt: InterruptName
     address: int | None
     """The message the device would send now; None: the client owns the table and sends it."""
     data: int | None
@@ -24,6 +23,16 @@ class StoreEntry:
     pending: bool
     enabled: bool
     """Whether the store is on and this interrupt is one of those granted to the guest."""
+
+    @property
+    def store(self) -> Store:
+        """Store of the interrupt."""
+        return self.interrupt.store
+
+    @property
+    def index(self) -> int:
+        """Index in the store."""
+        return self.interrupt.index
 
 
 class InterruptStore(Protocol):

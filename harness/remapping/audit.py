@@ -28,7 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.spec.interrupt import Store
+from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import DeliveryMode, Message, RemappableMessage
 from harness.spec.pci import RequesterId
 from harness.spec.vtd import (
@@ -93,9 +93,8 @@ class Finding:
     virq: int | None = None
     entry: int | None = None
     """Index of the IRTE."""
-    store: Store | None = None
-    index: int | None = None
-    """Index in the store."""
+    interrupt: InterruptName | None = None
+    """Its name in a store."""
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.sentence}"
@@ -127,13 +126,11 @@ class GuestInterrupt:
     source_qualifier: int = 0
     message: Message | None = None
     """What the hierarchy composes for the store; None: unknown, not compared."""
-    store: Store | None = None
-    """The audited device's store that holds it; None: another device, or no store."""
-    index: int | None = None
-    """Index in that store."""
+    name: InterruptName | None = None
+    """What the audited device knows it by; None: another device's, or in no store."""
 
     def __str__(self) -> str:
-        place = "" if self.store is None else f" ({self.store.name}[{self.index}])"
+        place = "" if self.name is None else f" ({self.name})"
         return f"irq {self.virq}{place}"
 
 
@@ -141,12 +138,8 @@ class StoreView(Protocol):
     """One entry of a store, as the device knows it."""
 
     @property
-    def store(self) -> Store:
-        """The store."""
-
-    @property
-    def index(self) -> int:
-        """Index in the store."""
+    def interrupt(self) -> InterruptName:
+        """Which interrupt it holds."""
 
     @property
     def address(self) -> int | None:
@@ -181,11 +174,11 @@ def audit(
     :param extended_mode: whether destinations are 32 bits (IRTA_REG.EIME).
     """
     owners: dict[int, GuestInterrupt] = {}
-    claims: dict[tuple[Store, int], GuestInterrupt] = {}
+    claims: dict[InterruptName, GuestInterrupt] = {}
     findings: list[Finding] = []
     for interrupt in interrupts:
-        if interrupt.store is not None and interrupt.index is not None:
-            claims[interrupt.store, interrupt.index] = interrupt
+        if interrupt.name is not None:
+            claims[interrupt.name] = interrupt
         if interrupt.handle is None:
             continue
         owner = owners.setdefault(interrupt.handle, interrupt)
@@ -205,7 +198,7 @@ def audit(
         findings += _audit_interrupt(interrupt, entries)
     findings += _audit_presence(claims, stores)
     for view in stores:
-        findings += _audit_store_entry(view, claims.get((view.store, view.index)), entries)
+        findings += _audit_store_entry(view, claims.get(view.interrupt), entries)
     return findings
 
 
@@ -301,8 +294,7 @@ def _audit_interrupt(interrupt: GuestInterrupt, entries: Mapping[int, Entry]) ->
                 f"the guest composes {interrupt.message} for {interrupt}, which {what}",
                 virq=interrupt.virq,
                 entry=entry,
-                store=interrupt.store,
-                index=interrupt.index,
+                interrupt=interrupt.name,
             )
 
 
@@ -329,19 +321,18 @@ def _message_faults(
 
 
 def _audit_presence(
-    claims: Mapping[tuple[Store, int], GuestInterrupt], stores: Sequence[StoreView]
+    claims: Mapping[InterruptName, GuestInterrupt], stores: Sequence[StoreView]
 ) -> Iterator[Finding]:
     """Name requested interrupts of an audited store that the store has no entry for."""
-    audited = {view.store for view in stores}
-    present = {(view.store, view.index) for view in stores}
-    for (store, index), interrupt in claims.items():
-        if interrupt.requested and store in audited and (store, index) not in present:
+    present = {view.interrupt for view in stores}
+    audited = {name.store for name in present}
+    for name, interrupt in claims.items():
+        if interrupt.requested and name.store in audited and name not in present:
             yield Finding(
                 Kind.MISSING_STORE_ENTRY,
                 f"{interrupt} is requested, and the device has no such entry",
                 virq=interrupt.virq,
-                store=store,
-                index=index,
+                interrupt=name,
             )
 
 
@@ -349,12 +340,11 @@ def _audit_store_entry(
     view: StoreView, owner: GuestInterrupt | None, entries: Mapping[int, Entry]
 ) -> Iterator[Finding]:
     """Hold one store entry against the interrupt that claims it and the IRTE that it names."""
-    name = f"{view.store.name}[{view.index}]"
     virq = None if owner is None else owner.virq
 
     def finding(kind: Kind, what: str, entry: int | None = None) -> Finding:
         return Finding(
-            kind, f"{name} {what}", virq=virq, entry=entry, store=view.store, index=view.index
+            kind, f"{view.interrupt} {what}", virq=virq, entry=entry, interrupt=view.interrupt
         )
 
     live = view.enabled and view.masked is False
@@ -369,7 +359,7 @@ def _audit_store_entry(
             yield finding(Kind.UNEXPECTED_MASK, f"of {owner} is requested, and masked in its store")
 
     # A released MSI message cannot be masked: its driver keeps quiet, and its content is of no use.
-    released = owner is not None and not owner.requested and view.store is Store.MSI
+    released = owner is not None and not owner.requested and view.interrupt.store is Store.MSI
     if view.address is None or view.data is None or released or (owner is None and not live):
         return
     if not view.address:

@@ -20,7 +20,7 @@ from harness.pci.store import StoreEntry
 from harness.qemu.trace import MSIX_TABLE
 from harness.remapping.audit import Finding, audit
 from harness.spec import ims_function as regs
-from harness.spec.interrupt import Store
+from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message, MessageEntry
 from harness.testbed.served import ServedFunction
 from harness.testbed.views import guest_interrupts
@@ -126,7 +126,7 @@ class PluggedFunction(ServedFunction[ImsFunction]):
     def message(self, store: Store, index: int) -> Message:
         """Return the message as it stands in a store, seen from outside the guest."""
         for entry in self.stores():
-            if (entry.store, entry.index) == (store, index):
+            if entry.interrupt == InterruptName(store, index):
                 assert entry.address is not None
                 assert entry.data is not None
                 return Message(entry.address, entry.data)

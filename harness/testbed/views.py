@@ -46,8 +46,7 @@ def _convert(
         destination=item.destination if item.vector else None,
         source_id=requester_id if own else _sender(item),
         message=own.composed if own and own.requested else None,
-        store=own.store if own else None,
-        index=own.index if own else None,
+        name=own.name if own else None,
     )
 
 

@@ -14,7 +14,7 @@ from harness.remapping.audit import (
     Kind,
     audit,
 )
-from harness.spec.interrupt import Store
+from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message
 from harness.spec.pci import RequesterId
 from harness.spec.vtd import Entry, decode_entry
@@ -48,6 +48,10 @@ class View:
     masked: bool | None
     enabled: bool = True
 
+    @property
+    def interrupt(self) -> InterruptName:
+        return InterruptName(self.store, self.index)
+
 
 def own(virq: int, handle: int, vector: int, to: int, **more: Any) -> GuestInterrupt:
     """An interrupt of the IMS function, at 01:00.0."""
@@ -80,14 +84,14 @@ def interrupts() -> dict[int, GuestInterrupt]:
         other(9, 8, 0x20, 2, IO_APIC),
         other(12, 11, 0x21, 2, IO_APIC),
         other(24, 16, 0x20, 1, ROOT_PORT),
-        own(25, 18, 0x23, 2, message=msix[0], store=Store.MSIX, index=0),
-        own(26, 19, 0x23, 1, message=msix[1], store=Store.MSIX, index=1),
-        own(27, 20, 0x24, 2, message=msix[2], store=Store.MSIX, index=2),
+        own(25, 18, 0x23, 2, message=msix[0], name=InterruptName(Store.MSIX, 0)),
+        own(26, 19, 0x23, 1, message=msix[1], name=InterruptName(Store.MSIX, 1)),
+        own(27, 20, 0x24, 2, message=msix[2], name=InterruptName(Store.MSIX, 2)),
         other(28, 21, 0x24, 1, 0x0020),
         other(29, 22, 0x25, 2, 0x0020),
-        own(30, 32, 0x26, 1, message=Message(0xFEE00418, 0), store=Store.MSI, index=0),
-        own(31, 33, 0x27, 1, message=Message(0xFEE00418, 1), store=Store.MSI, index=1),
-        own(32, 40, 0x26, 2, message=Message(0xFEE00518, 0), store=Store.IMS, index=7),
+        own(30, 32, 0x26, 1, message=Message(0xFEE00418, 0), name=InterruptName(Store.MSI, 0)),
+        own(31, 33, 0x27, 1, message=Message(0xFEE00418, 1), name=InterruptName(Store.MSI, 1)),
+        own(32, 40, 0x26, 2, message=Message(0xFEE00518, 0), name=InterruptName(Store.IMS, 7)),
         # Allocated and not requested: a placeholder in the table, masked in the store.
         own(
             33,
@@ -95,12 +99,11 @@ def interrupts() -> dict[int, GuestInterrupt]:
             PLACEHOLDER,
             1,
             message=Message(0xFEE00538, 0),
-            store=Store.IMS,
-            index=8,
+            name=InterruptName(Store.IMS, 8),
             requested=False,
         ),
         # Released: the entry is cleared.
-        own(34, 42, PLACEHOLDER, 1, store=Store.IMS, index=9, requested=False),
+        own(34, 42, PLACEHOLDER, 1, name=InterruptName(Store.IMS, 9), requested=False),
         # The DMAR fault event, never behind remapping.
         GuestInterrupt(virq=35, domains=("DMAR-MSI", "VECTOR"), requested=True, vector=0x28),
     ]
@@ -196,10 +199,10 @@ def test_an_interrupt_that_is_not_requested_needs_no_entry(system: System) -> No
 
 
 def test_two_interrupts_on_one_entry_are_named(system: System) -> None:
-    system.interrupts[50] = replace(system.interrupts[26], virq=50, store=None, index=None)
+    system.interrupts[50] = replace(system.interrupts[26], virq=50, name=None)
     finding = system.only_finding()
     assert (finding.kind, finding.entry) == (Kind.SHARED_ENTRY, 19)
-    assert "irq 26 (MSIX[1]) and irq 50 both have IRTE 19" in finding.sentence
+    assert "irq 26 (MSIX 1) and irq 50 both have IRTE 19" in finding.sentence
 
 
 def test_a_posted_entry_is_named(system: System) -> None:
@@ -284,7 +287,7 @@ def test_a_store_that_holds_another_message_than_composed_is_named(system: Syste
     system.set_view(Store.IMS, 7, address=0xFEE004F8, data=1)
     finding = system.only_finding()
     assert finding.kind == Kind.MESSAGE_DIFFERS
-    assert (finding.store, finding.index, finding.virq) == (Store.IMS, 7, 32)
+    assert (finding.interrupt, finding.virq) == (InterruptName(Store.IMS, 7), 32)
 
 
 def test_a_store_that_names_a_foreign_entry_is_named(system: System) -> None:
@@ -308,7 +311,7 @@ def test_a_compatibility_message_in_a_store_behind_remapping_is_named(system: Sy
 def test_a_compatibility_message_is_sound_without_remapping() -> None:
     message = Message(0xFEE01000, 0x26)
     interrupt = GuestInterrupt(
-        virq=26, requested=True, message=message, store=Store.MSI, index=0, vector=0x26
+        virq=26, requested=True, message=message, name=InterruptName(Store.MSI, 0), vector=0x26
     )
     view = View(Store.MSI, 0, message.address, message.data, False)
     assert audit({}, [interrupt], [view], extended_mode=False) == []
@@ -365,7 +368,10 @@ def test_a_requested_interrupt_whose_store_is_off_is_named(system: System) -> No
 def test_a_requested_interrupt_that_its_store_has_no_entry_for_is_named(system: System) -> None:
     del system.stores[Store.IMS, 7]
     finding = system.only_finding()
-    assert (finding.kind, finding.index) == (Kind.MISSING_STORE_ENTRY, 7)
+    assert (finding.kind, finding.interrupt) == (
+        Kind.MISSING_STORE_ENTRY,
+        InterruptName(Store.IMS, 7),
+    )
 
 
 def test_a_store_of_which_no_entry_is_given_is_not_compared(system: System) -> None:

@@ -28,7 +28,7 @@ from harness.pci.msi import MsiStore
 from harness.pci.msix import MsixStore
 from harness.pci.store import InterruptStore, StoreEntry
 from harness.spec import ims_function as regs
-from harness.spec.interrupt import Store
+from harness.spec.interrupt import InterruptName, Store
 from harness.spec.pci import CONFIG_SIZE, CapabilityId
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
 from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region
@@ -154,8 +154,7 @@ class ImsFunction:
         elsewhere = wired and store is Store.MSIX
         message = state.message(index)
         return StoreEntry(
-            store=store,
-            index=index,
+            interrupt=InterruptName(store, index),
             address=None if elsewhere else message.address,
             data=None if elsewhere else message.data,
             masked=None if elsewhere else state.masked(index, wired=wired),
