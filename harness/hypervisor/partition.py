@@ -117,6 +117,8 @@ class Partition:
             block = self._blocks.get(source_of(request)) or self._set_up(request)
             if block.asked != request.count:
                 raise Refused(CallStatus.INVALID)
+            if len(block.entries) < (request.least or request.count):
+                raise Refused(CallStatus.NO_HANDLES)  # granted in part, when less was enough
             self._hand_out(block, route)
             return self._answer(block.entries[0])
 

@@ -204,6 +204,15 @@ def test_a_partial_grant_is_the_largest_power_of_two_that_is_enough() -> None:
     assert guest.map(ims(store=Store.MSI, count=16, least=2)) == pair
 
 
+def test_a_block_that_was_granted_in_part_is_not_enough_for_who_asks_again_for_all() -> None:
+    guest = new_guest(policy=Policy(largest_block=4))
+    pair = guest.map(ims(store=Store.MSI, count=8, least=4))
+    answer, (again,) = guest.call(Operation.MAP, ims(store=Store.MSI, count=8, vector=0x50))
+    assert (answer.status, again.address) == (CallStatus.NO_HANDLES, 0)
+    assert guest.arrival(pair) == (1, 0x40)
+    assert guest.map(ims(store=Store.MSI, count=8, least=2)).handle == pair.handle
+
+
 def test_a_block_goes_back_as_a_whole_or_not_at_all() -> None:
     guest = new_guest()
     pair = guest.map(ims(store=Store.MSI, count=4))
