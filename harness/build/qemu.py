@@ -8,7 +8,6 @@ directory too, and aborts when it finds those of another version there.
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import json
 import os
 import shutil
@@ -26,6 +25,7 @@ from harness.host.cache import Cache, digest, digest_of_files
 from harness.host.deadline import Deadline
 from harness.host.process import run, running, tail_of_file
 from harness.host.seal import content_digest
+from harness.schema.convert import from_json, to_json
 
 QEMU_VARIABLE: Final = "IMSH_QEMU"
 """Environment variable that names the QEMU program to use."""
@@ -189,14 +189,11 @@ def _loaded_files(entry: Path) -> list[Path]:
 
 
 def _store(entry: Path, answers: _Answers) -> None:
-    (entry / "answers.json").write_text(json.dumps(dataclasses.asdict(answers)))
+    (entry / "answers.json").write_text(to_json(answers), encoding="utf-8")
 
 
 def _stored(entry: Path) -> _Answers:
-    answers = json.loads((entry / "answers.json").read_text())
-    return _Answers(
-        answers["version"], tuple(answers["missing"]), tuple(answers["data"]), answers["program"]
-    )
+    return from_json(_Answers, (entry / "answers.json").read_text(encoding="utf-8"))
 
 
 def _ask(argv: Sequence[str]) -> _Answers:

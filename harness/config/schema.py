@@ -1,10 +1,9 @@
-"""YAML into frozen dataclasses, by their field annotations.
+"""YAML files into frozen dataclasses, with errors that name file, line and key.
 
-A dataclass is its own schema: the fields are the keys, the annotations are the types, a default
-makes a key optional, and ``__post_init__`` may refuse a combination with ``ValueError``. Supported
-annotations: str, int, float, bool, None, Literal, Enum (by value), dataclass, ``X | Y``,
-``tuple[X, ...]``, ``list[X]`` and ``dict[str, X]``. Nothing is converted: ``6.1`` is a number, and
-text that looks like one is quoted.
+:mod:`harness.schema.convert` does the conversion; here its faults find their place in the file and
+words for whoever wrote it. ``6.1`` is a number: text that looks like one is quoted. Such a message
+knows annotations made of str, int, float, bool, None, Literal, Enum, dataclass, ``X | Y``,
+``tuple[X, ...]``, ``list[X]`` and ``dict[str, X]``.
 
 A class with a field ``name`` gets the file's name (without ``.yaml``) in it, stated or not.
 """
@@ -15,12 +14,15 @@ import dataclasses
 import enum
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final, Literal, TypeVar, Union, cast
 
+import yaml
+
 from harness.config.yaml_source import Place, parse, read
 from harness.errors import ConfigError
+from harness.schema.convert import Fault, Kind, Misfit, convert
 from harness.schema.names import allowed
 
 T = TypeVar("T")
@@ -34,6 +36,8 @@ _SCALARS: Final[dict[Any, str]] = {
     bool: "true or false",
     type(None): "nothing",
 }
+
+_UNIONS: Final = (Union, types.UnionType)
 
 
 def load(path: Path, cls: type[T]) -> T:
@@ -63,101 +67,98 @@ def load_directory(directory: Path, cls: type[T]) -> dict[str, T]:
 
 
 def _document(place: Place, cls: type[T], stem: str) -> T:
-    fixed = {}
-    if any(field.name == "name" for field in dataclasses.fields(cast(Any, cls))):
-        fixed["name"] = stem
-    return cast(T, _dataclass(place, cls, fixed))
-
-
-def _dataclass(place: Place, cls: Any, fixed: Mapping[str, Any]) -> object:
-    hints = typing.get_type_hints(cls)
-    fields = {field.name: field for field in dataclasses.fields(cls) if field.init}
-    values = dict(fixed)
-    for key, value in place.items():
-        if key not in fields:
-            raise value.error("unknown key", hint=allowed(key, fields.keys() - fixed.keys()))
-        if key in fixed and value.scalar() != fixed[key]:
-            raise value.error(f"must be the file's name, {fixed[key]!r}")
-        values[key] = _value(value, hints[key])
-    missing = [
-        name
-        for name, field in fields.items()
-        if name not in values
-        and field.default is dataclasses.MISSING
-        and field.default_factory is dataclasses.MISSING
-    ]
-    if missing:
-        wanted = ", ".join(f"{name} ({_describe(hints[name])})" for name in missing)
-        raise place.error(f"missing: {wanted}")
+    data = place.data()
+    if not isinstance(data, dict):
+        raise place.error(f"must be a mapping, not {place.kind}")
+    named = any(field.name == "name" for field in dataclasses.fields(cast(Any, cls)))
+    if named and data.setdefault("name", stem) != stem:
+        raise place.at(["name"])[-1].error(f"must be the file's name, {stem!r}")
     try:
-        return cls(**values)
-    except ValueError as error:
-        raise place.error(str(error)) from error
+        return convert(cls, data, closed=True)
+    except Misfit as misfit:
+        # A misspelt key is also one that is missing: the former says more.
+        first = min(
+            misfit.faults,
+            key=lambda fault: (fault.kind is Kind.MISSING, place.at(fault.path)[-1].line),
+        )
+        raise _error(place, cls, first, misfit.faults) from misfit
 
 
-def _value(place: Place, hint: Any) -> object:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+def _error(root: Place, cls: Any, fault: Fault, faults: Sequence[Fault]) -> ConfigError:
+    """Return what a fault is to the reader of a file.
+
+    :param faults: all: keys that are missing in one place are told together.
+    """
+    places = root.at(fault.path)
+    hints = [cls]
+    for step in fault.path[: len(places) - 1]:
+        hints.append(_inner(hints[-1], step))
+    place, hint = places[-1], _single(hints[-1])
+    scalar = isinstance(place.node, yaml.ScalarNode)
+    match fault.kind:
+        case Kind.REFUSED:
+            return place.error(fault.problem)
+        case Kind.UNKNOWN:
+            known = {field.name for field in dataclasses.fields(_single(hints[-2]))}
+            # A file's own name is nothing to be stated.
+            return place.error(
+                "unknown key",
+                hint=allowed(
+                    str(fault.path[-1]), known - ({"name"} if len(places) == 2 else set())
+                ),
+            )
+        case Kind.MISSING:
+            *parent, _ = fault.path
+            names = [str(each.path[-1]) for each in faults
+                     if each.kind is Kind.MISSING and [*each.path[:-1]] == parent]  # fmt: skip
+            wanted = ", ".join(f"{name} ({_describe(_inner(hint, name))})" for name in names)
+            return place.error(f"missing: {wanted}")
+        case Kind.CHOICE if scalar:
+            value = place.scalar()
+            return place.error(
+                f"{value!r} is not allowed", hint=allowed(str(value), _choices(hint))
+            )
+    if typing.get_origin(hint) in (tuple, list):
+        return place.error(f"must be a list, not {place.kind}")
+    if dataclasses.is_dataclass(hint) or typing.get_origin(hint) is dict:
+        return place.error(f"must be a mapping, not {place.kind}")
+    if not scalar and typing.get_origin(hint) not in _UNIONS:
+        return place.error(f"must be a single value, not {place.kind}")
+    quote = f": write '{place.node.value}'" if hint is str and place.kind != "nothing" else ""
+    return place.error(f"must be {_describe(hint)}, not {place.kind}{quote}")
+
+
+def _inner(hint: Any, step: str | int) -> Any:
+    """Return the annotation of what stands at a key or an index of what ``hint`` is of."""
+    hint = _single(hint)
     if dataclasses.is_dataclass(hint):
-        return _dataclass(place, hint, {})
-    if origin in (Union, types.UnionType):
-        return _union(place, hint, arguments)
-    if origin in (tuple, list, Sequence):
-        if origin is tuple and arguments[1:] != (...,):
-            raise TypeError(f"tuples of fixed length are not supported: {hint}")
-        elements = [_value(element, arguments[0]) for element in place.elements()]
-        return elements if origin is list else tuple(elements)
-    if origin in (dict, Mapping):
-        return {key: _value(value, arguments[1]) for key, value in place.items()}
-    value = place.scalar()
-    if origin is Literal:
-        choices = {str(choice): choice for choice in arguments}
-        # True == 1: compare the types too.
-        if any(type(value) is type(choice) and value == choice for choice in arguments):
-            return value
-        raise place.error(f"{value!r} is not allowed", hint=allowed(str(value), choices))
-    if isinstance(hint, type) and issubclass(hint, enum.Enum):
-        members = {str(member.value): member for member in hint}
-        if str(value) in members:
-            return members[str(value)]
-        raise place.error(f"{value!r} is not allowed", hint=allowed(str(value), members))
-    if hint not in _SCALARS:
-        raise TypeError(f"the annotation {hint} is not supported")
-    if hint is float and type(value) is int:
-        return float(value)
-    if type(value) is not hint:
-        quote = f": write '{place.node.value}'" if hint is str and value is not None else ""
-        raise place.error(f"must be {_SCALARS[hint]}, not {place.kind}{quote}")
-    return value
+        return typing.get_type_hints(hint).get(str(step))
+    return typing.get_args(hint)[0 if isinstance(step, int) else 1]
 
 
-def _union(place: Place, hint: Any, members: Sequence[Any]) -> object:
-    """Return the value as the one member that takes it, the first in the annotation's order."""
-    errors = []
-    for member in members:
-        try:
-            return _value(place, member)
-        except ConfigError as error:
-            errors.append(error)
-    # X | None: what is wrong with X is the better message.
-    real = [
-        error for error, member in zip(errors, members, strict=True) if member is not type(None)
-    ]
-    if len(real) == 1:
-        raise real[0]
-    raise place.error(f"must be {_describe(hint)}, not {place.kind}")
+def _single(hint: Any) -> Any:
+    """Return X for ``X | None``: what is wrong with X is the better message."""
+    if typing.get_origin(hint) not in _UNIONS:
+        return hint
+    members = [member for member in typing.get_args(hint) if member is not type(None)]
+    return members[0] if len(members) == 1 else hint
+
+
+def _choices(hint: Any) -> list[str]:
+    if typing.get_origin(hint) is Literal:
+        return [str(choice) for choice in typing.get_args(hint)]
+    return [str(member.value) for member in hint]
 
 
 def _describe(hint: Any) -> str:
     """Return what the reader calls an annotation."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if dataclasses.is_dataclass(hint) or origin is dict:
         return "a mapping"
-    if origin in (Union, types.UnionType):
+    if origin in _UNIONS:
         return " or ".join(_describe(argument) for argument in arguments)
-    if origin in (tuple, list, Sequence):
+    if origin in (tuple, list):
         return f"a list of {_describe(arguments[0])}"
-    if origin in (dict, Mapping):
-        return "a mapping"
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))
     if isinstance(hint, type) and issubclass(hint, enum.Enum):

@@ -7,10 +7,10 @@ refused here: several documents, duplicate keys, keys that are not text, anchors
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import yaml
 
@@ -106,6 +106,33 @@ class Place:
             raise self.error(f"must be a list, not {self.kind}")
         for index, value in enumerate(self.node.value):
             yield Place(self.file, value, f"{self.path}[{index}]")
+
+    def data(self) -> object:
+        """Return what stands here as plain data: dict, list and scalars.
+
+        :raises ConfigError: as :meth:`scalar` and :meth:`items`.
+        """
+        if isinstance(self.node, yaml.MappingNode):
+            return {key: value.data() for key, value in self.items()}
+        if isinstance(self.node, yaml.SequenceNode):
+            return [element.data() for element in self.elements()]
+        return self.scalar()
+
+    def at(self, path: Sequence[str | int]) -> list[Place]:
+        """Return this place and those that a path leads to, as far as there are any."""
+        places = [self]
+        for step in path:
+            node = places[-1].node
+            if isinstance(node, yaml.MappingNode):
+                inner: dict[Any, Place] = dict(places[-1].items())
+            elif isinstance(node, yaml.SequenceNode):
+                inner = dict(enumerate(places[-1].elements()))
+            else:
+                break
+            if step not in inner:
+                break
+            places.append(inner[step])
+        return places
 
 
 def parse(text: str, file: str) -> Place:

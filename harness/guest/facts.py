@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
-from functools import cache
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar
 
 from harness.errors import ProtocolError
+from harness.schema.convert import ByName, Misfit, convert
 from harness.spec.ims_function import Status
 from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message
@@ -23,7 +21,7 @@ T = TypeVar("T")
 class Interrupt:
     """One allocated interrupt of the function, as the guest's kernel knows it."""
 
-    store: Store
+    store: Annotated[Store, ByName()]
     index: int
     virq: int
     """Linux interrupt number."""
@@ -70,7 +68,7 @@ class Interrupt:
 class StoredMessage:
     """A message as it stands in the store, read by the guest: in a guest this may trap."""
 
-    store: Store
+    store: Annotated[Store, ByName()]
     index: int
     address: int
     data: int
@@ -230,25 +228,12 @@ class Ping:
     """Random bytes of the kernel's in hex: no two guests ever say the same."""
 
 
-@cache
-def _members(cls: Any) -> tuple[tuple[str, Any, bool], ...]:
-    types_ = typing.get_type_hints(cls)
-    return tuple((item.name, types_[item.name], item.default is MISSING) for item in fields(cls))
-
-
 def build(cls: type[T], reply: JsonObject) -> T:
     """Return a dataclass from the members of a JSON object that it names.
 
     :raises ProtocolError: one is missing, or is of another type.
     """
-    values = {}
-    kind: Any = cls
-    for name, wanted, required in _members(kind):
-        if name in reply:
-            values[name] = _convert(wanted, reply[name], f"{cls.__name__}.{name}")
-        elif required:
-            raise ProtocolError(f"imsctl: no {name!r} for a {cls.__name__}: {reply}")
-    return cls(**values)
+    return _convert(cls, reply, cls.__name__)
 
 
 def build_all(cls: type[T], reply: JsonObject, name: str) -> tuple[T, ...]:
@@ -256,23 +241,11 @@ def build_all(cls: type[T], reply: JsonObject, name: str) -> tuple[T, ...]:
 
     :raises ProtocolError: as :func:`build`, and when there is no such list.
     """
-    items = reply.get(name)
-    if not isinstance(items, list):
-        raise ProtocolError(f"imsctl: no list {name!r} in the answer: {reply}")
-    return tuple(build(cls, item) for item in items)
+    return _convert(tuple[cls, ...], reply.get(name), name)  # type: ignore[valid-type]
 
 
-def _convert(wanted: Any, value: Any, where: str) -> Any:
-    if wanted is Store and isinstance(value, str) and value.upper() in Store.__members__:
-        return Store[value.upper()]
-    if isinstance(wanted, types.UnionType):  # int | None
-        wanted = int
-    if typing.get_origin(wanted) is tuple and isinstance(value, list):
-        (item, _) = typing.get_args(wanted)
-        if item is int:
-            return tuple(_convert(int, member, where) for member in value)
-        return tuple(build(item, member) for member in value)
-    # bool is an int to isinstance(), and neither may stand for the other here.
-    if type(value) is not wanted:
-        raise ProtocolError(f"imsctl: {where} cannot be {value!r}")
-    return value
+def _convert(cls: type[T], data: object, name: str) -> T:
+    try:
+        return convert(cls, data)
+    except Misfit as error:
+        raise ProtocolError(f"imsctl: {name}: {error}", evidence=f"{data!r:.2000}") from error

@@ -56,7 +56,7 @@ class Record:
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """Join the phases of a test; keep it when it is done."""
-        properties: dict[str, Any] = dict(report.user_properties)
+        properties = {name: str(value) for name, value in report.user_properties}
         verdict = Verdict(properties.pop("verdict", Verdict.HARNESS_FAILURE))
         rows, cells = (tuple(properties.pop(name, "").split()) for name in ("rows", "cells"))
         name = plain_nodeid(report.nodeid)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Self
 
 from harness.errors import Verdict
+from harness.schema.convert import from_json, to_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +39,7 @@ class Outcome:
 
     def to_json(self) -> str:
         """Return the outcome as one line of JSON."""
-        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return to_json(self)
 
     @classmethod
     def from_json(cls, line: str) -> Self:
@@ -48,13 +47,5 @@ class Outcome:
 
         :raises ValueError: the line is not one.
         """
-        try:
-            said: dict[str, Any] = json.loads(line)
-            # Another version of ours may have written it.
-            fields = {key: said[key] for key in cls.__dataclass_fields__ if key in said}
-            fields["verdict"] = Verdict(fields["verdict"])
-            for name in ("rows", "cells"):
-                fields[name] = tuple(fields.get(name, ()))
-            return cls(**fields)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not an outcome: {error}") from error
+        # A member that we do not know is of another version of ours.
+        return from_json(cls, line)

@@ -16,7 +16,6 @@ import contextlib
 import dataclasses
 import datetime
 import functools
-import json
 import os
 import platform
 import secrets
@@ -25,12 +24,13 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from harness.errors import ConfigError, HarnessError, Verdict
 from harness.host.resources import harness_version
 from harness.host.workspace import directory_lock
 from harness.report.outcome import Outcome
+from harness.schema.convert import from_json, to_json
 
 RESULTS_DIRECTORY: Final = Path("build/results")
 """Where runs are kept unless told otherwise, below the current directory."""
@@ -145,7 +145,7 @@ def new_run(results: Path, head: Head) -> Iterator[RunWriter]:
 def _write_head(directory: Path, head: Head) -> None:
     """Write in one step: whoever reads sees a whole one."""
     partial = directory / f".{_HEAD}"
-    partial.write_text(json.dumps(dataclasses.asdict(head), indent=2) + "\n")
+    partial.write_text(to_json(head, indent=2) + "\n", encoding="utf-8")
     partial.replace(directory / _HEAD)
 
 
@@ -179,7 +179,7 @@ class Run:
         :raises ConfigError: a line in the middle is damaged; names file and line.
         """
         path = self.directory / _RESULTS
-        *lines, rest = path.read_text(errors="replace").split("\n")
+        *lines, rest = path.read_text(encoding="utf-8", errors="replace").split("\n")
         found = []
         for number, line in enumerate(lines, start=1):
             try:
@@ -223,10 +223,9 @@ def kept_runs(results: Path) -> list[Run]:
     """
     runs = []
     for directory in sorted((results / RUNS).glob("*/"), reverse=True):
-        with contextlib.suppress(OSError, TypeError, ValueError):
-            fields: dict[str, Any] = json.loads((directory / _HEAD).read_text())
-            fields["argv"] = tuple(fields["argv"])
-            runs.append(Run(directory, Head(**fields)))
+        with contextlib.suppress(OSError, ValueError):
+            head = (directory / _HEAD).read_text(encoding="utf-8")
+            runs.append(Run(directory, from_json(Head, head)))
     return runs
 
 

@@ -133,6 +133,34 @@ def test_a_valid_file_becomes_the_dataclass() -> None:
             id="an anchor",
         ),
         pytest.param(("[quiet", "{quiet"), "x.yaml:5: ", id="broken syntax"),
+        pytest.param(
+            ("size_mib: 8", "size_mb: 8"),
+            "x.yaml:7: disks[0].size_mb: unknown key\nhint: did you mean size_mib? "
+            "known: label, size_mib",
+            id="a misspelt key that is needed, in a nested place",
+        ),
+        pytest.param(
+            ("  - size_mib: 8\n    label", "  - label"),
+            "x.yaml:7: disks[0]: missing: size_mib (a whole number)",
+            id="a missing key, in a nested place",
+        ),
+        pytest.param(
+            ("{a: 1}", "{a: 1, b: one}"),
+            "x.yaml:9: variables.b: must be a whole number, not text", id="a value of a mapping",
+        ),
+        pytest.param(
+            ("{a: 1}", "[a]"), "x.yaml:9: variables: must be a mapping, not a list",
+            id="a list for a mapping",
+        ),
+        pytest.param(
+            ("- size_mib: 8\n    label: '6.1'", "- 8"),
+            "x.yaml:7: disks[0]: must be a mapping, not a whole number",
+            id="a number for an object",
+        ),
+        pytest.param(
+            ("xapic", "[xapic]"), "x.yaml:3: mode: must be a single value, not a list",
+            id="a list for a member of an enumeration",
+        ),
     ],
 )  # fmt: skip
 def test_a_mistake_is_named_with_file_line_and_key(change: tuple[str, str], message: str) -> None:
