@@ -464,7 +464,7 @@ def besieged(seed: int, directory: Path) -> Iterator[Siege]:
     device.write_text(MAPPED)
     argv = [sys.executable, "-m", "harness", "poke", "--serve", str(path), "--device", str(device)]
     with running(argv, name="poke", log=log) as process:
-        wait_until(lambda: "for QEMU" in log.read_text(), Deadline(20, "imsh poke --serve"))
+        wait_until(lambda: "for QEMU" in log.read_text(), Deadline(60, "imsh poke --serve"))
         try:
             yield Siege(process, str(path), log, seed)
         except Exception as error:

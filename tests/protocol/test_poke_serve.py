@@ -30,7 +30,7 @@ def serving(
     argv = [sys.executable, "-m", "harness", "poke", "--serve", str(path)]
     env = os.environ | (environment or {})
     with running(argv, name="poke", log=log, env=env) as process:
-        wait_until(lambda: "for QEMU" in log.read_text(), Deadline(20, "imsh poke --serve"))
+        wait_until(lambda: "for QEMU" in log.read_text(), Deadline(60, "imsh poke --serve"))
         yield process
 
 
@@ -144,7 +144,7 @@ def test_what_nobody_reads_does_not_stop_the_server(tmp_path: Path) -> None:
     noise = Message(1, Command.DMA_READ, MessageFlags.REPLY, bytes(300)).pack()
     version = Message(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack()
     with running(argv, name="poke", log=tmp_path / "log") as process:
-        wait_until(path.is_socket, Deadline(20, "imsh poke --serve"))
+        wait_until(path.is_socket, Deadline(60, "imsh poke --serve"))
         for _ in range(20):
             with connected(path) as connection:
                 connection.sendall(version + 50 * noise)
