@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import shutil
 from collections.abc import Generator
 from typing import Final
@@ -18,6 +17,7 @@ from harness.pytest_plugin.options import run_directory
 from harness.pytest_plugin.record import plain_nodeid
 from harness.report.run_store import FAILED
 from harness.report.verdict import graver, verdict_of
+from harness.testbed.evidence import own_directory
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
 
@@ -87,11 +87,12 @@ def keep_evidence(item: pytest.Item) -> None:
         if plugged := item.stash.get(DEVICE, None):
             plugged.dump()
         machine.dump()
-        directory = re.sub(r"[^\w.-]+", "_", name.rpartition("/")[2])
-        target = run_directory(item.config) / FAILED / directory
-        shutil.rmtree(target, ignore_errors=True)
-        shutil.copytree(machine.workspace.directory, target)
-        evidence["evidence"] = str(target)
+        try:
+            target = own_directory(run_directory(item.config) / FAILED, name.rpartition("/")[2])
+            shutil.copytree(machine.workspace.directory, target, dirs_exist_ok=True)
+            evidence["evidence"] = str(target)
+        except OSError as error:  # the verdict is worth more
+            evidence["evidence"] = f"not kept: {error}"
     matrix = item.config.getoption("matrix")
     words = ["pytest", *(["--matrix", matrix] if matrix else []), name]
     own = {name: os.environ[name] for name in (RECIPES_VARIABLE,) if name in os.environ}

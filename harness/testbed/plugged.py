@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
 from harness.devices.ims_function.address_map import Area
 from harness.devices.ims_function.function import ImsFunction
-from harness.errors import CheckFailed, GuestCommandError, HarnessError
+from harness.errors import CheckFailed, GuestCommandError
 from harness.guest.control import Control
 from harness.guest.facts import Interrupt
 from harness.guest.function_control import FunctionControl, find_function
@@ -22,6 +22,7 @@ from harness.remapping.audit import Finding, audit
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message, MessageEntry
+from harness.testbed.evidence import keep
 from harness.testbed.served import ServedFunction
 from harness.testbed.views import guest_interrupts
 
@@ -169,16 +170,17 @@ class PluggedFunction(ServedFunction[ImsFunction]):
             )
 
     def dump(self) -> None:
-        """Write the stores and what became of each event into the machine's workspace."""
-        with contextlib.suppress(HarnessError):
-            shown = [entry for entry in self.stores() if entry.enabled or entry.address]
-            self._write("stores", shown)
-        self._write("events", [*self.model.ledger.events(), *self.model.ledger.findings()])
-        self._write("accesses", self.model.accesses.accesses())
+        """Write the stores and what became of each event into the workspace; never raises."""
+        ledger = self.model.ledger
+        self._keep("stores", lambda: [e for e in self.stores() if e.enabled or e.address])
+        self._keep("events", lambda: [*ledger.events(), *ledger.findings()])
+        self._keep("accesses", self.model.accesses.accesses)
 
-    def _write(self, what: str, items: Iterable[object]) -> None:
-        text = "".join(f"{item}\n" for item in items)
-        self.machine.workspace.write(f"{what}-{self.place.number}.txt", text)
+    def _keep(self, what: str, look: Callable[[], Iterable[object]]) -> None:
+        def text() -> str:
+            return "".join(f"{item}\n" for item in look())
+
+        keep(self.machine.workspace, f"{what}-{self.place.number}.txt", text)
 
     @contextlib.contextmanager
     def trapped(self) -> Iterator[StoreTraps]:

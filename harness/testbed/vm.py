@@ -25,6 +25,7 @@ from harness.qemu.command import MachineSpec
 from harness.qemu.launch import Boot, running_machine
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Machine, State
 from harness.spec.vtd import FaultReason, FaultRecord
+from harness.testbed.evidence import keep
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.reach import TakingTurns, reachable_vm
@@ -212,19 +213,23 @@ class Vm:
                     _unbind(plugged)
 
     def dump(self) -> None:
-        """Write what may explain a failure into the workspace; never raises a HarnessError."""
-        with contextlib.suppress(HarnessError):
-            entries = self.observer.table().present_entries()
-            lines = (f"{index:5} {entry}\n" for index, entry in sorted(entries.items()))
-            self.workspace.write("irtes.txt", "".join(lines))
+        """Write what may explain a failure into the workspace; never raises."""
+        keep(self.workspace, "irtes.txt", self._irtes)
         if self.machine.state is not State.READY:
             return
         # A guest that does not answer is not asked again.
-        with contextlib.suppress(HarnessError):
-            text = self.host.kernel_log(seconds=DUMP_SECONDS)
-            self.workspace.write("guest-dmesg.txt", text)
-            text = self.host.read_file("/proc/interrupts", seconds=DUMP_SECONDS)
-            self.workspace.write("proc-interrupts.txt", text)
+        if keep(
+            self.workspace, "guest-dmesg.txt", lambda: self.host.kernel_log(seconds=DUMP_SECONDS)
+        ):
+            keep(
+                self.workspace,
+                "proc-interrupts.txt",
+                lambda: self.host.read_file("/proc/interrupts", seconds=DUMP_SECONDS),
+            )
+
+    def _irtes(self) -> str:
+        entries = self.observer.table().present_entries()
+        return "".join(f"{index:5} {entry}\n" for index, entry in sorted(entries.items()))
 
 
 def _unbind(plugged: PluggedFunction) -> None:
