@@ -17,6 +17,7 @@ import json
 import select
 import shlex
 import sys
+import traceback
 from pathlib import Path
 from typing import Any, Final
 
@@ -27,6 +28,7 @@ from harness.guest.facts import Function
 from harness.host.signals import Interrupted
 from harness.host.workspace import Workspace, make_workspace
 from harness.report.run_store import RESULTS_DIRECTORY
+from harness.report.verdict import verdict_of
 from harness.scenario import Arrival, StoreReport, drive_stores
 from harness.schema.names import choose
 from harness.spec.pci import RequesterId
@@ -112,10 +114,13 @@ def run(args: argparse.Namespace) -> Verdict:
                     if args.keep:
                         _hold(vm)
             vm.check_kernel_log()
-    except HarnessError as error:
-        show.end(error.verdict, str(error))
+    except Exception as error:
+        if not isinstance(error, HarnessError):  # of the device, or ours
+            traceback.print_exc()
+        verdict = verdict_of(error, about_guest=False)
+        show.end(verdict, str(error) or repr(error))
         _show_evidence(workspace, _reproduce_line(args))
-        return error.verdict
+        return verdict
     show.end(Verdict.PASS, "")
     return Verdict.PASS
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -18,6 +19,8 @@ class Burst:
     The next one is raised by the answer to the one before, on the server's thread: no round trip
     through the test, and no two events that an edge-triggered interrupt could merge into one.
     Nothing else may be raised on these interrupts meanwhile.
+
+    :param blaming: :meth:`~.ledger.Ledger.blaming_the_guest`.
     """
 
     def __init__(
@@ -26,12 +29,14 @@ class Burst:
         store: Store,
         indices: Sequence[int],
         count: int,
+        blaming: Callable[[], contextlib.AbstractContextManager[None]],
     ):
         self.latencies: list[int] = []
         """Nanoseconds from raise to answer of each event, in the order of the answers."""
         self.seconds = 0.0
         """Time from the first raise to the last answer, once it is over."""
         self._raise = raise_interrupt
+        self._blaming = blaming
         self._store = store
         self._indices = frozenset(indices)
         self._count = count
@@ -81,7 +86,12 @@ class Burst:
         """Wait for the last answer and return the interrupts per second.
 
         :raises CheckFailed: an event was not sent, or ``deadline`` passed with some unanswered.
+        :raises Exception: that is no wonder; see :attr:`~.ledger.Ledger.check_peers`.
         """
+        with self._blaming():
+            return self._wait(deadline)
+
+    def _wait(self, deadline: Deadline) -> float:
         in_time = self._over.wait(deadline.remaining())
         self._over.set()  # nothing more is raised, whatever comes in late
         if self._failed:

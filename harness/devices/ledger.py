@@ -7,13 +7,14 @@ doubled or misdirected interrupt is not a difference of two counters but a name.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import functools
 import itertools
 import threading
 import time
 from collections import Counter, OrderedDict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -147,6 +148,8 @@ class Ledger:
     """Events of one function, by interrupt and by number. Any thread may call any method."""
 
     def __init__(self) -> None:
+        self.check_peers: Callable[[], None] = lambda: None
+        """Raises what has ended: the server, the emulator, the guest. Whoever plugs in sets it."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
@@ -293,13 +296,29 @@ class Ledger:
 
     # The test's side.
 
+    @contextlib.contextmanager
+    def blaming_the_guest(self) -> Iterator[None]:
+        """Hold a check of the guest: when it fails, what else has ended is raised in its place.
+
+        :raises Exception: as :attr:`check_peers`.
+        """
+        try:
+            yield
+        except CheckFailed:
+            self.check_peers()
+            raise
+
     def wait_answered(self, events: Event | Iterable[Event], deadline: Deadline) -> None:
         """Wait until every event is answered.
 
         :raises CheckFailed: an event ended without an answer, or ``deadline`` passed: then those
             that left it and were not answered are also kept as findings, lost.
+        :raises Exception: that is no wonder; see :attr:`check_peers`.
         """
-        wanted = [events] if isinstance(events, Event) else list(events)
+        with self.blaming_the_guest():
+            self._wait_answered([events] if isinstance(events, Event) else list(events), deadline)
+
+    def _wait_answered(self, wanted: list[Event], deadline: Deadline) -> None:
         waiting = (Outcome.RAISED, Outcome.PENDING, Outcome.SENT)
         with self._lock:
             while True:
@@ -339,7 +358,12 @@ class Ledger:
         """Assert that nothing is outstanding and that nothing went wrong since a mark.
 
         :raises CheckFailed: it names each event that is still out or pending, and each finding.
+        :raises Exception: that is no wonder; see :attr:`check_peers`.
         """
+        with self.blaming_the_guest():
+            self._assert_quiet(since)
+
+    def _assert_quiet(self, since: int) -> None:
         with self._lock:
             found = self._findings.end - since
             live = list(self._live.values())

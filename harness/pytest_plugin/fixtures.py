@@ -15,9 +15,10 @@ from harness.guest.control import Control
 from harness.guest.ssh import SshSession
 from harness.pytest_plugin.cells import device_spec, group_of
 from harness.pytest_plugin.options import run_directory
-from harness.pytest_plugin.verdicts import DEVICE, EVIDENCE, PROVENANCE, VM, keep_evidence
+from harness.pytest_plugin.verdicts import DEVICE, EVIDENCE, PROVENANCE, VERDICT, VM, keep_evidence
 from harness.qemu.qmp import QmpSession
 from harness.report.run_store import MACHINES
+from harness.report.verdict import graver
 from harness.testbed.lender import VmLender
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
@@ -61,11 +62,14 @@ def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> It
         try:
             vm.machine.vitals.check()
             vm.check_kernel_log()
-        except HarnessError:
+        except HarnessError as error:
             if EVIDENCE not in node.stash:
                 keep_evidence(node)
                 raise
-            # What the test itself failed of is the news; this followed from it.
+            # What the test itself failed of is the news, and this followed from it; but if this
+            # says more, as QEMU's end does of a guest that did not answer, it was the other way.
+            if graver(error.verdict, node.stash[VERDICT]) is not node.stash[VERDICT]:
+                raise
         finally:
             # From here on the machine cannot be asked any more.
             del node.stash[VM]

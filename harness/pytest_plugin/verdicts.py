@@ -27,7 +27,8 @@ DEVICE: Final = pytest.StashKey[PluggedFunction]()
 """Its IMS function, likewise."""
 PROVENANCE: Final = pytest.StashKey[dict[str, str]]()
 """What its machine is made of."""
-_VERDICT: Final = pytest.StashKey[Verdict]()
+VERDICT: Final = pytest.StashKey[Verdict]()
+"""What its phases so far came to."""
 EVIDENCE: Final = pytest.StashKey[dict[str, str]]()
 """Where the evidence of its failure is, once that is kept."""
 
@@ -42,8 +43,8 @@ def pytest_runtest_makereport(
     if isinstance(error, MissingRequirement) and not item.config.getoption("require"):
         report.outcome = "skipped"
         report.longrepr = (str(item.path), 0, f"missing requirement: {error}")
-    verdict = graver(_verdict(item, report, error), item.stash.get(_VERDICT, Verdict.PASS))
-    item.stash[_VERDICT] = verdict
+    verdict = graver(_verdict(item, report, error), item.stash.get(VERDICT, Verdict.PASS))
+    item.stash[VERDICT] = verdict
     if report.failed:
         if EVIDENCE not in item.stash:
             keep_evidence(item)

@@ -52,6 +52,7 @@ class PluggedFunction(ServedFunction[ImsFunction]):
     def __init__(self, served: ServedFunction[ImsFunction], guest: Control):
         super().__init__(served.place, served.model, served.server)
         self._guest = guest
+        served.model.ledger.check_peers = self.check_alive
 
     def wait_bound(self) -> None:
         """Wait for the guest's driver, and learn what number it has got.

@@ -6,14 +6,16 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 from harness.devices.delivery import MessageGate
-from harness.errors import CheckFailed, HarnessError
+from harness.errors import CheckFailed, HarnessError, ProtocolError
+from harness.host.deadline import Deadline
 from harness.host.workspace import nameless_listener
 from harness.qemu.command import vfio_user_device
 from harness.qemu.machine import Machine
 from harness.qemu.pci import bar_address, secondary_bus
+from harness.qemu.vitals import Vitals
 from harness.remapping.unit import RemappingTable, UnitState
 from harness.spec.msi import Message
 from harness.spec.pci import RequesterId
@@ -23,6 +25,9 @@ from harness.testbed.source_gate import SourceGate
 from harness.testbed.unit_watch import UnitWatch
 from harness.vfio_user.device import Device
 from harness.vfio_user.server import DeviceServer, device_server
+
+GONE_SECONDS: Final = 5.0
+"""How long a server may take to release a client that has gone."""
 
 
 class PciFunction(Device, Protocol):
@@ -82,6 +87,13 @@ class ServedFunction(Generic[Model]):
         self.requester_id = place.requester_id
         """Bus, device and function, as in the source id of an IRTE."""
 
+    def check_alive(self) -> None:
+        """Look whether all that stands between a test and the guest is still there.
+
+        :raises Exception: as :func:`check_served`.
+        """
+        check_served(self.server, self.machine.vitals)
+
     @property
     def slot(self) -> str:
         """PCI name in the guest, e.g. ``0000:01:00.0``."""
@@ -135,6 +147,22 @@ class ServedFunction(Generic[Model]):
     def destination(self, entry: RemappedEntry) -> int:
         """Return the destination in an IRTE, as this machine's APIC mode has it."""
         return entry.destination(extended_mode=self.unit().extended_mode)
+
+
+def check_served(server: DeviceServer, vitals: Vitals) -> None:
+    """Look whether a device, its client's connection and the machine are still there.
+
+    Whoever finds that a guest did not do its part asks this first.
+
+    :raises Exception: what the device raised.
+    :raises HarnessError: what the machine was lost to, or that QEMU has left the device.
+    """
+    if server.lost_client:
+        # Why it has gone may be known a moment later, to the device's thread or the machine's.
+        server.wait_until_gone(Deadline(GONE_SECONDS, "the end of the device's server"))
+        raise vitals.wait_lost() or ProtocolError("QEMU has left the device, and still runs")
+    server.check()
+    vitals.check()
 
 
 @contextlib.contextmanager

@@ -84,6 +84,11 @@ class DeviceServer:
         return self._session is not None and self._session.state is not State.NEGOTIATING
 
     @property
+    def lost_client(self) -> bool:
+        """Whether there was a client, and it has gone or is about to be released."""
+        return self._session is not None and self._session.state is State.CLOSED
+
+    @property
     def failure(self) -> Exception | None:
         """The first exception of the device that is its own fault, None when there is none."""
         return self._failure

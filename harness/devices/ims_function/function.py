@@ -135,7 +135,9 @@ class ImsFunction:
                 raise ValueError(f"the function has no interrupt {store.name} {index}")
         if self._burst is not None and not self._burst.over:
             raise ValueError("a burst is under way already")
-        burst = self._burst = Burst(self.raise_interrupt, store, indices, count)
+        burst = self._burst = Burst(
+            self.raise_interrupt, store, indices, count, self.ledger.blaming_the_guest
+        )
         burst.start()
         return burst
 
