@@ -8,6 +8,8 @@
     ├── MonitorCommandError      harness failure      QEMU refused a command (qemu.qmp)
     ├── SnapshotUnusable         harness failure      QEMU does not take it (qemu.snapshot)
     ├── BuildError               harness failure      a provisioning step failed; names step and log
+    │   ├── PatchDoesNotApply    harness failure      a patch of a series does not (build.series)
+    │   └── CompileError         harness failure      a tree does not build (build.kbuild)
     ├── GuestLost                kernel failure       the guest hung or went away
     │   ├── GuestPanic           kernel failure       panic or oops seen on the console
     │   └── QemuExited           harness failure      the emulator itself ended

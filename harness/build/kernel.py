@@ -2,20 +2,66 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 from harness.build.roots import RootRecipe
 from harness.build.toolchain import Toolchain
 
+DEBUG: Final = "debug"
+"""The word for a configuration that finds a kernel's own mistakes."""
+
+
+@dataclass(frozen=True, slots=True)
+class TreeSource:
+    """A kernel tree of the user's, and how it is built."""
+
+    path: str
+    """The top of the tree, absolute or from the home directory (``~/linux``)."""
+    revision: str | None = None
+    """A commit of its repository; None: the tree as it is, with what is not committed."""
+    series: tuple[str, ...] = ()
+    """Put on top, in this order: an mbox, a directory of patches, or a range of commits."""
+    config: str | None = None
+    """A file with a whole configuration, or the word ``debug``: ours with lockdep, KASAN, kmemleak
+    and the like. None: ours, the tree's tinyconfig and what the checks need."""
+
+    def __post_init__(self) -> None:
+        if not Path(self.path).expanduser().is_absolute():
+            raise ValueError(f"the tree {self.path!r} is no absolute path, nor one from ~")
+
+    @property
+    def own_config(self) -> Path | None:
+        """The user's configuration, if it is one of these."""
+        return Path(self.config).expanduser() if self.config not in (None, DEBUG) else None
+
+    @property
+    def directory(self) -> Path:
+        """The top of the tree."""
+        return Path(self.path).expanduser().resolve()
+
 
 @dataclass(frozen=True, slots=True)
 class KernelRecipe:
-    """A guest kernel that the archive has, with its headers and the compiler that fits them."""
+    """A guest kernel: one that the archive has, or one from a tree."""
 
     name: str
     description: str
-    root: RootRecipe
+    root: RootRecipe | None = None
+    """Packages: the kernel, its headers, and the compiler that fits them."""
+    tree: TreeSource | None = None
+
+    def __post_init__(self) -> None:
+        if (self.root is None) == (self.tree is None):
+            raise ValueError("a kernel comes from packages (root) or from a tree: state one")
+
+    @property
+    def packages(self) -> RootRecipe:
+        """The packages of a kernel that the archive has; only of such a one."""
+        assert self.root is not None
+        return self.root
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +72,7 @@ class KernelArtifact:
     release: str
     """What ``uname -r`` says in the guest."""
     version: str
-    """Which one it is, for reports: the version of the package that it came in."""
+    """Which one it is, for reports: its package's version, or what git says of its tree."""
     key: str
     """Stands for all that it was made of, in the keys of what is made for it."""
     vmlinuz: Path
@@ -35,3 +81,5 @@ class KernelArtifact:
     build: Path
     """Where the toolchain sees what a module is built against (kbuild's ``make -C``)."""
     toolchain: Toolchain
+    shown: Mapping[str, Path] = field(default_factory=dict)
+    """What the toolchain has to be shown for that, by name below the sandbox's directory."""

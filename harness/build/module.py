@@ -60,6 +60,7 @@ def provide_module(sandbox: Sandbox, cache: Cache, kernel: KernelArtifact) -> Mo
                 step=f"{what} for {kernel.name}",
                 log=log,
                 deadline=Deadline(_SECONDS, what),
+                readable=kernel.shown,
                 writable={"guest": entry},
                 directory=_WORK,
             )

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from harness.build.kernel import KernelArtifact, KernelRecipe
-from harness.build.roots import Roots, read_packages
+from harness.build.kernel import KernelArtifact
+from harness.build.roots import RootRecipe, Roots, read_packages
 from harness.build.sandbox import SHOWN, Sandbox
 from harness.build.toolchain import Toolchain
 from harness.errors import BuildError
@@ -16,8 +16,10 @@ from harness.host.deadline import Deadline
 KIND: Final = "kernel"
 
 
-def provide_packaged(roots: Roots, recipe: KernelRecipe, *, newest: bool = False) -> KernelArtifact:
-    """Return the kernel of a recipe, after fetching it if need be.
+def provide_packaged(
+    roots: Roots, name: str, recipe: RootRecipe, *, newest: bool = False
+) -> KernelArtifact:
+    """Return the kernel in a root, after fetching it if need be.
 
     :param newest: as the archive has it now. No guest of an older one may be running: it is
         replaced, as soon as the new one is complete.
@@ -26,7 +28,7 @@ def provide_packaged(roots: Roots, recipe: KernelRecipe, *, newest: bool = False
     """
 
     def finish(entry: Path, log: Path) -> None:
-        kernel = _describe(recipe, entry)
+        kernel = _describe(name, entry)
         # The packages' own scripts would have done both; they are not run.
         awk = kernel.toolchain.root / "usr/bin/awk"
         if not awk.is_symlink():
@@ -41,20 +43,20 @@ def provide_packaged(roots: Roots, recipe: KernelRecipe, *, newest: bool = False
         )
 
     def booted(entry: Path) -> list[Path]:
-        kernel = _describe(recipe, entry)
+        kernel = _describe(name, entry)
         return [kernel.vmlinuz, *kernel.modules.glob("modules.*")]
 
-    entry = roots.provide(KIND, recipe.name, recipe.root, finish, newest=newest, sealed=booted)
-    return _describe(recipe, entry)
+    entry = roots.provide(KIND, name, recipe, finish, newest=newest, sealed=booted)
+    return _describe(name, entry)
 
 
-def find_packaged(roots: Roots, recipe: KernelRecipe) -> KernelArtifact | None:
-    """Return the kernel of a recipe when it is here; nothing is built."""
-    entry = roots.find(KIND, recipe.name, recipe.root)
-    return _describe(recipe, entry) if entry else None
+def find_packaged(roots: Roots, name: str, recipe: RootRecipe) -> KernelArtifact | None:
+    """Return the kernel in a root when it is here; nothing is built."""
+    entry = roots.find(KIND, name, recipe)
+    return _describe(name, entry) if entry else None
 
 
-def _describe(recipe: KernelRecipe, entry: Path) -> KernelArtifact:
+def _describe(name: str, entry: Path) -> KernelArtifact:
     root = entry / "root"
     # A root with merged /usr shows the same directory twice.
     releases = {
@@ -66,7 +68,7 @@ def _describe(recipe: KernelRecipe, entry: Path) -> KernelArtifact:
     if len(releases) != 1:
         found = ", ".join(releases) or "none"
         raise BuildError(
-            f"kernel {recipe.name}: the packages must bring one kernel, they bring {found}",
+            f"kernel {name}: the packages must bring one kernel, they bring {found}",
             hint="linux-image and linux-headers packages must be of the same flavour and suite",
         )
     ((release, modules),) = releases.items()
@@ -77,10 +79,10 @@ def _describe(recipe: KernelRecipe, entry: Path) -> KernelArtifact:
         if path.exists()
     ]
     if not images:
-        raise BuildError(f"kernel {recipe.name}: the packages bring no vmlinuz of {release}")
+        raise BuildError(f"kernel {name}: the packages bring no vmlinuz of {release}")
     packages = read_packages(entry)
     return KernelArtifact(
-        name=recipe.name,
+        name=name,
         release=release,
         version=_version(release, packages),
         key=digest(entry.name, packages),

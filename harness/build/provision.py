@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from harness.build.image import ImageArtifact, ImageRecipe, find_image, provide_image
-from harness.build.kernel import KernelArtifact, KernelRecipe
+from harness.build.kernel import KernelArtifact, KernelRecipe, TreeSource
 from harness.build.module import ModuleArtifact, find_module, provide_module
 from harness.build.packaged import find_packaged, provide_packaged
 from harness.build.qemu import QemuBinary, QemuRecipe, find_qemu, provide_qemu
-from harness.build.roots import Roots
+from harness.build.roots import RootRecipe, Roots
 from harness.build.sandbox import Sandbox
+from harness.build.tree import Trees, TreeState
 from harness.host.cache import Cache
 
 
@@ -21,6 +23,8 @@ class Recipes:
     qemu: QemuRecipe
     image: ImageRecipe
     kernels: dict[str, KernelRecipe]
+    toolchain: RootRecipe
+    """What compiles kernel trees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +43,40 @@ class Provisioner:
     log's tail) and :class:`~harness.errors.MissingRequirement` when the host lacks something.
     """
 
-    def __init__(self, cache: Cache, recipes: Recipes):
+    def __init__(
+        self, cache: Cache, recipes: Recipes, states: Mapping[str, TreeState] | None = None
+    ):
         self.cache = cache
         self.recipes = recipes
         self._roots = Roots(cache)
         self.sandbox = Sandbox(self._roots)
+        self.trees = Trees(self._roots, self.sandbox, cache, recipes.toolchain)
+        self.states = dict(states or {})
+        """States of the recipes that name a tree, once seen: a run has one kernel of each."""
 
     def qemu(self) -> QemuBinary:
         """Return a QEMU that has the devices we need."""
         return provide_qemu(self._roots, self.cache, self.recipes.qemu)
 
     def kernel(self, recipe: KernelRecipe) -> KernelArtifact:
-        """Return a guest kernel and its build root."""
-        return provide_packaged(self._roots, recipe)
+        """Return a guest kernel and what compiles for it.
+
+        A tree is looked at once, and edits do not count from then on: see :attr:`states`.
+        """
+        if recipe.tree:
+            return self.trees.build(recipe.name, recipe.tree, self._state(recipe.name, recipe.tree))
+        return provide_packaged(self._roots, recipe.name, recipe.packages)
 
     def refresh_kernel(self, recipe: KernelRecipe) -> KernelArtifact:
-        """Return a guest kernel as the archive has it now, replacing an older one that is here.
+        """Return a guest kernel as its source has it now, replacing an older one that is here.
 
-        A recipe names no version: this is how a nightly follows the archive. No guest of the kernel
-        may be running.
+        A recipe of packages names no version: this is how a nightly follows the archive. No guest
+        of the kernel may be running.
         """
-        return provide_packaged(self._roots, recipe, newest=True)
+        if recipe.tree:
+            self.states.pop(recipe.name, None)
+            return self.kernel(recipe)
+        return provide_packaged(self._roots, recipe.name, recipe.packages, newest=True)
 
     def module(self, kernel: KernelArtifact) -> ModuleArtifact:
         """Return the guest module and the control tool, built for a kernel."""
@@ -81,7 +98,10 @@ class Provisioner:
 
     def find_kernel(self, recipe: KernelRecipe) -> KernelArtifact | None:
         """Return a guest kernel when it is here."""
-        return find_packaged(self._roots, recipe)
+        if recipe.tree:
+            state = self._state(recipe.name, recipe.tree)
+            return self.trees.find(recipe.name, recipe.tree, state)
+        return find_packaged(self._roots, recipe.name, recipe.packages)
 
     def find_guest(self, recipe: KernelRecipe) -> Guest | None:
         """Return what a machine boots when all of it is here and built from today's sources."""
@@ -92,3 +112,8 @@ class Provisioner:
         ):
             return Guest(kernel, module, image)
         return None
+
+    def _state(self, name: str, source: TreeSource) -> TreeState:
+        if name not in self.states:
+            self.states[name] = self.trees.states(source)[-1]
+        return self.states[name]

@@ -32,7 +32,8 @@ _APT_HELPER: Final = "/usr/lib/apt/apt-helper"
 def try_provisioning(provisioner: Provisioner) -> Iterator[Diagnosis]:
     """Yield an answer for everything that filling the cache needs."""
     recipes = provisioner.recipes
-    roots = [recipes.qemu.root, recipes.image.root, *(k.root for k in recipes.kernels.values())]
+    kernels = [k.root or recipes.toolchain for k in recipes.kernels.values()]
+    roots = [recipes.qemu.root, recipes.image.root, *kernels]
     suites = sorted({suite for root in roots for suite in root.suites})
     yield attempt_tool("apt-get", package="apt")
     yield attempt_tool("dpkg-deb", package="dpkg")

@@ -51,22 +51,44 @@ class Sandbox:
 
         When it ends, or is given up, all that it started is ended too.
 
+        :param step: what it is for, for messages; for the others see :meth:`command`.
+        :raises BuildError: it failed; names the step, the evidence is the log's tail.
+        :raises DeadlineExpired: it did not end in time; it has been killed.
+        """
+        confined = self.command(
+            argv,
+            root=root,
+            readable=readable,
+            writable=writable,
+            directory=directory,
+            environment=environment,
+        )
+        run_step(confined, step=step, log=log, deadline=deadline)
+
+    def command(
+        self,
+        argv: Sequence[str],
+        *,
+        root: Path,
+        readable: Mapping[str, Path] | None = None,
+        writable: Mapping[str, Path] | None = None,
+        directory: PurePosixPath = SHOWN,
+        environment: Mapping[str, str] | None = None,
+    ) -> list[str]:
+        """Return the command that runs ``argv`` confined.
+
         :param root: the build root, one of :class:`~harness.build.roots.Roots`: its ``/``.
-        :param step: what it is for, for messages.
         :param readable: name below ``/imsh`` -> directory of the host, to be read only.
         :param writable: the same, to be written.
         :param directory: where it starts, as it sees it.
         :param environment: variables besides ``PATH``, ``HOME`` and ``LC_ALL``; it has no others.
-        :raises BuildError: it failed; names the step, the evidence is the log's tail.
-        :raises DeadlineExpired: it did not end in time; it has been killed.
         """
-        confined = [
+        return [
             *self._bubblewrap(),
             *options(root, readable or {}, writable or {}, directory, environment or {}),
             "--",
             *argv,
         ]
-        run_step(confined, step=step, log=log, deadline=deadline)
 
     def _bubblewrap(self) -> tuple[str, ...]:
         root = self._roots.provide("tool", "bubblewrap", _RECIPE) / "root"
@@ -84,7 +106,7 @@ def options(
     directory: PurePosixPath,
     environment: Mapping[str, str],
 ) -> list[str]:
-    """Return bubblewrap's options for :meth:`Sandbox.run_step`."""
+    """Return bubblewrap's options for :meth:`Sandbox.command`."""
     words = [
         # A user namespace also for root, who would go without one; and none within it.
         "--unshare-user", "--unshare-all", "--disable-userns", "--cap-drop", "ALL",

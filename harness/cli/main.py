@@ -39,8 +39,8 @@ class Verb(Protocol):
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Declare the verb's options."""
 
-    def run(self, args: argparse.Namespace) -> Verdict:
-        """Do it and print."""
+    def run(self, args: argparse.Namespace) -> Verdict | int:
+        """Do it and print. Return the verdict, or an exit status where a flag asks for another."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     try:
         with signals_as_interrupt():
-            verdict = cast(Verdict, args.run(args))
+            verdict: Verdict | int = args.run(args)
     except HarnessError as error:
         print(f"imsh: {error.verdict}: {error}", file=sys.stderr)
         return error.verdict.exit_status
@@ -102,4 +102,4 @@ def main(argv: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         verdict = verdict_of(error, about_guest=False)
         print(f"imsh: {verdict}: {error!r}", file=sys.stderr)
-    return verdict.exit_status
+    return verdict.exit_status if isinstance(verdict, Verdict) else verdict

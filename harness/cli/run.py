@@ -21,6 +21,8 @@ import traceback
 from pathlib import Path
 from typing import Any, Final
 
+from harness.build.kbuild import CompileError
+from harness.build.kernel import KernelRecipe
 from harness.config.recipes import load_machines
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError, Verdict
@@ -37,12 +39,18 @@ from harness.testbed.supplies import (
     DEFAULT_MACHINE,
     make_provisioner,
 )
+from harness.testbed.trees import add_tree_options, tree_recipe, tree_words
 from harness.testbed.vm import Vm, running_vm
 
 HOLD_ROUND_SECONDS: Final = 0.5
 """How soon a kept machine that is lost is noticed."""
 
 HELP = "boot a guest kernel, drive the three stores, print what happened and the verdict"
+
+ABORT: Final = 128
+"""What ends `git bisect run`: nothing is known about the commit."""
+CANNOT_TEST: Final = 125
+"""What makes it skip a commit."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -53,6 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="guest kernel, see `imsh kernels` (default: %(default)s)",
     )
+    add_tree_options(parser.add_argument)
     parser.add_argument(
         "--machine",
         default=DEFAULT_MACHINE,
@@ -84,10 +93,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="hold the machine until Enter or Ctrl-C, also a failed one",
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
+    parser.add_argument(
+        "--git-bisect",
+        action="store_true",
+        help="exit as `git bisect run` wants it: 0 good, 1 bad, 125 does not build or boot, 128 "
+        "the harness failed",
+    )
 
 
-def run(args: argparse.Namespace) -> Verdict:
+def run(args: argparse.Namespace) -> Verdict | int:
     """Drive the stores and print."""
+    if not args.git_bisect:
+        return _run(args)[0]
+    try:
+        return bisect_status(*_run(args))
+    except HarnessError as error:
+        print(f"imsh: {error.verdict}: {error}", file=sys.stderr)
+        return CANNOT_TEST if isinstance(error, CompileError) else ABORT
+
+
+def bisect_status(verdict: Verdict, answered: bool) -> int:
+    """Return the exit status that `git bisect run` takes for a verdict.
+
+    :param answered: whether the guest came up; a kernel that does not boot cannot be tested.
+    """
+    if verdict is Verdict.PASS:
+        return 0
+    if verdict in (Verdict.KERNEL_FAILURE, Verdict.TIME_OUT):
+        return 1 if answered else CANNOT_TEST
+    return ABORT
+
+
+def _run(args: argparse.Namespace) -> tuple[Verdict, bool]:
+    """Return the verdict, and whether the guest came up."""
     provisioner = make_provisioner()
     machine = choose(load_machines(), args.machine, what="machine")
     if not machine.remaps_interrupts:
@@ -95,15 +133,18 @@ def run(args: argparse.Namespace) -> Verdict:
             f"the machine {args.machine} does not remap interrupts, and IMS needs that",
             hint="choose another with --machine",
         )
-    recipe = choose(provisioner.recipes.kernels, args.kernel, what="kernel")
+    tree = tree_recipe(args.tree, args.rev, args.series, args.kconfig)
+    recipe = tree or choose(provisioner.recipes.kernels, args.kernel, what="kernel")
     qemu = provisioner.qemu()
     guest = provisioner.guest(recipe)
-    workspace = make_workspace(args.results, f"run-{args.kernel}-{args.machine}")
+    workspace = make_workspace(args.results, f"run-{recipe.name}-{args.machine}")
     show = _Show(as_json=args.json)
+    answered = False
     try:
         with running_vm(
             guest, qemu, machine, workspace, kernel_arguments=tuple(shlex.split(args.append))
         ) as vm:
+            answered = True
             show.start(vm.provenance())
             with vm.ims_function(ImsFunctionSpec(ims_mapped=args.ims == "mapped")) as plugged:
                 show.function(plugged.control.facts())
@@ -119,10 +160,10 @@ def run(args: argparse.Namespace) -> Verdict:
             traceback.print_exc()
         verdict = verdict_of(error, about_guest=False)
         show.end(verdict, str(error) or repr(error))
-        _show_evidence(workspace, _reproduce_line(args))
-        return verdict
+        _show_evidence(workspace, _reproduce_line(args, recipe))
+        return verdict, answered
     show.end(Verdict.PASS, "")
-    return Verdict.PASS
+    return Verdict.PASS, answered
 
 
 def _hold(vm: Vm) -> None:
@@ -139,8 +180,9 @@ def _hold(vm: Vm) -> None:
                 inputs = []  # nobody is there to press Enter
 
 
-def _reproduce_line(args: argparse.Namespace) -> str:
-    words = ["imsh", "run", "--kernel", args.kernel, "--machine", args.machine, "--ims", args.ims]
+def _reproduce_line(args: argparse.Namespace, recipe: KernelRecipe) -> str:
+    kernel = tree_words(recipe) or ["--kernel", recipe.name]
+    words = ["imsh", "run", *kernel, "--machine", args.machine, "--ims", args.ims]
     return shlex.join([*words, *(["--append", args.append] if args.append else [])])
 
 

@@ -18,6 +18,7 @@ from harness.build.image import ImageRecipe
 from harness.build.kernel import KernelRecipe
 from harness.build.provision import Recipes
 from harness.build.qemu import QemuRecipe
+from harness.build.roots import RootRecipe
 from harness.config.matrix import Matrix
 from harness.config.schema import load, load_directory
 from harness.errors import ConfigError
@@ -44,6 +45,7 @@ def load_recipes() -> Recipes:
         qemu=load(images / "qemu.yaml", QemuRecipe),
         image=load(images / "rootfs.yaml", ImageRecipe),
         kernels=_load_all("kernels", KernelRecipe),
+        toolchain=load(images / "toolchain.yaml", RootRecipe),
     )
 
 

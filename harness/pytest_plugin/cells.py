@@ -56,6 +56,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if left_out:
         config.hook.pytest_deselected(items=left_out)
         items[:] = [item for item in items if item not in left_out]
+    first = [row for row in config.getoption("first").split(",") if row]
+    if first:
+        items.sort(key=lambda item: min(map(first.index, {*rows_of(item)} & {*first}), default=999))
 
 
 def _wants_guest(item: pytest.Item) -> bool:

@@ -14,7 +14,7 @@ from harness.errors import HarnessError
 from harness.guest.control import Control
 from harness.guest.ssh import SshSession
 from harness.pytest_plugin.cells import device_spec, group_of
-from harness.pytest_plugin.options import run_directory
+from harness.pytest_plugin.options import provisioner_of, run_directory
 from harness.pytest_plugin.verdicts import DEVICE, EVIDENCE, PROVENANCE, VERDICT, VM, keep_evidence
 from harness.qemu.qmp import QmpSession
 from harness.report.run_store import MACHINES
@@ -22,14 +22,13 @@ from harness.report.verdict import graver
 from harness.testbed.lender import VmLender
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
-from harness.testbed.supplies import make_provisioner
 from harness.testbed.vm import Vm
 
 
 @pytest.fixture(scope="session")
-def provisioner() -> Provisioner:
+def provisioner(pytestconfig: pytest.Config) -> Provisioner:
     """What provides QEMU, kernels and images."""
-    return make_provisioner()
+    return provisioner_of(pytestconfig)
 
 
 @pytest.fixture(scope="session")

@@ -7,11 +7,20 @@ from typing import Any, Final
 
 import pytest
 
+from harness.build.provision import Provisioner
 from harness.errors import HarnessError
 from harness.pytest_plugin.record import Record
 from harness.pytest_plugin.workers import GroupScheduling
 from harness.report.run_store import RESULTS_DIRECTORY, Head, describe_run
 from harness.testbed.selection import DEFAULT_MATRIX, Selection, make_selection
+from harness.testbed.supplies import make_provisioner
+from harness.testbed.trees import (
+    TREE_OPTIONS,
+    add_tree_options,
+    read_states,
+    states_text,
+    tree_recipe,
+)
 
 _MARKERS = (
     "capability(*rows): rows of the capability table that the test proves",
@@ -29,6 +38,8 @@ _PICKING: Final = (
 """Options of pytest's own that leave tests out."""
 _WORKER_KEY: Final = "imsh_run"
 _RECORD: Final = pytest.StashKey[Record]()
+_STATES_KEY: Final = "imsh_tree_states"
+_PROVISIONER: Final = pytest.StashKey[Provisioner]()
 _SELECTION: Final = pytest.StashKey[Selection]()
 
 
@@ -49,12 +60,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
             metavar="NAME",
             help=f"of these, only this {what} (repeatable)",
         )
+    add_tree_options(group.addoption)
     group.addoption(
         "--results",
         type=Path,
         default=RESULTS_DIRECTORY,
         metavar="DIR",
         help="where runs are kept, a directory each (default: %(default)s)",
+    )
+    group.addoption(
+        "--first",
+        default="",
+        metavar="ROWS",
+        help="run tests that claim these rows of the capability table first (A2,B4)",
     )
     group.addoption(
         "--require",
@@ -70,9 +88,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
-    if any(config.getoption(name) for name in _NARROWING):
+    if any(config.getoption(name) for name in (*_NARROWING, "tree")):
         try:
             selection(config)
+            if config.getoption("tree") and not config.getoption("collectonly"):
+                config.stash[_PROVISIONER] = _with_tree(config)
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
     if not hasattr(config, "workerinput") and not config.getoption("collectonly"):
@@ -83,9 +103,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker of xdist which run it works for."""
+    """Tell a worker of xdist which run it works for, and what was found in its tree."""
     if _RECORD in node.config.stash:
         node.workerinput[_WORKER_KEY] = str(run_directory(node.config))
+    if known := node.config.stash.get(_PROVISIONER, None):
+        node.workerinput[_STATES_KEY] = states_text(known.states)
 
 
 def run_directory(config: pytest.Config) -> Path:
@@ -103,15 +125,40 @@ def _head(config: pytest.Config) -> Head:
         config.invocation_params.dir,
         matrix=config.getoption("matrix") or DEFAULT_MATRIX,
         workers=workers if isinstance(workers, int) and workers else 1,
-        whole=not any(config.getoption(name, None) for name in (*_NARROWING, *_PICKING))
+        whole=not any(config.getoption(name, None) for name in (*_NARROWING, *_PICKING, "tree"))
         and not any("::" in word or word.endswith(".py") for word in config.args),
     )
+
+
+def _with_tree(config: pytest.Config) -> Provisioner:
+    """Return a provisioner that has built the tree of the command line.
+
+    A run has one kernel of it, however the tree is edited meanwhile: workers take what the
+    controller has seen.
+    """
+    tree = selection(config).tree
+    assert tree is not None
+    provisioner = make_provisioner(more=[tree])
+    if hasattr(config, "workerinput"):
+        provisioner.states.update(read_states(config.workerinput[_STATES_KEY]))
+    else:
+        provisioner.guest(tree)
+    return provisioner
+
+
+def provisioner_of(config: pytest.Config) -> Provisioner:
+    """Return what provides the guests of a run."""
+    if _PROVISIONER not in config.stash:
+        config.stash[_PROVISIONER] = make_provisioner()
+    return config.stash[_PROVISIONER]
 
 
 def selection(config: pytest.Config) -> Selection:
     """Return what the run covers. Recipes are read when the first test asks for a guest."""
     if _SELECTION not in config.stash:
-        config.stash[_SELECTION] = make_selection(*map(config.getoption, _NARROWING))
+        tree = tree_recipe(*map(config.getoption, TREE_OPTIONS))
+        matrix, kernels, machines = map(config.getoption, _NARROWING)
+        config.stash[_SELECTION] = make_selection(matrix, kernels, machines, tree)
     return config.stash[_SELECTION]
 
 

@@ -19,6 +19,7 @@ from harness.report.run_store import FAILED
 from harness.report.verdict import graver, verdict_of
 from harness.testbed.evidence import own_directory
 from harness.testbed.plugged import PluggedFunction
+from harness.testbed.trees import TREE_OPTIONS, tree_recipe, tree_words
 from harness.testbed.vm import Vm
 
 VM: Final = pytest.StashKey[Vm]()
@@ -95,6 +96,8 @@ def keep_evidence(item: pytest.Item) -> None:
         except OSError as error:  # the verdict is worth more
             evidence["evidence"] = f"not kept: {error}"
     matrix = item.config.getoption("matrix")
-    words = ["pytest", *(["--matrix", matrix] if matrix else []), name]
+    tree = tree_recipe(*map(item.config.getoption, TREE_OPTIONS))
+    words = ["pytest", *(tree_words(tree) if tree else [])]
+    words += [*(["--matrix", matrix] if matrix else []), name]
     own = {name: os.environ[name] for name in (RECIPES_VARIABLE,) if name in os.environ}
     evidence["reproduce"] = shell_line(words, own)

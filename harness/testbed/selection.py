@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,6 +29,8 @@ class Selection:
     """If any: no other kernel than these."""
     only_machines: Collection[str] = ()
     """If any: no other machine than these."""
+    tree: KernelRecipe | None = None
+    """The kernel of the tree that the command line names, if it does."""
 
     def cells(
         self, kernels: Sequence[str] | None = None, machines: Sequence[str] | None = None
@@ -62,17 +64,29 @@ def make_selection(
     matrix: str | None = None,
     only_kernels: Collection[str] = (),
     only_machines: Collection[str] = (),
+    tree: KernelRecipe | None = None,
 ) -> Selection:
     """Return what a run covers.
 
     :param matrix: a matrix's name, or a file: then it ends in ``.yaml``.
+    :param tree: a kernel that takes the place of all that the matrix has.
     :raises ConfigError: a recipe is wrong, or something is named that there is not.
     """
     kernels, machines = load_recipes().kernels, load_machines()
     matrix = matrix or DEFAULT_MATRIX
     found = _load_matrix(matrix, kernels, machines)
-    _all_known(kernels, only_kernels, what="kernel")
     _all_known(machines, only_machines, what="machine")
+    if tree:
+        if only_kernels:
+            raise ConfigError("--kernel and --tree both name the guest kernel: give one")
+        return Selection(
+            kernels | {tree.name: tree},
+            machines,
+            replace(found, kernels=(tree.name,), leave_out=()),
+            only_machines=only_machines,
+            tree=tree,
+        )
+    _all_known(kernels, only_kernels, what="kernel")
     if found.kernels and (absent := [name for name in only_kernels if name not in found.kernels]):
         raise ConfigError(
             f"the matrix {matrix} has no kernel {absent[0]!r}",

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final, TextIO
 
+from harness.build.kernel import KernelRecipe
 from harness.build.provision import Provisioner
 from harness.config.recipes import load_recipes
 from harness.host.cache import Cache, cache_directory
 from harness.host.progress import Progress
+from harness.testbed.trees import known_states
 
 DEFAULT_KERNEL: Final = "debian-6.12"
 DEFAULT_MACHINE: Final = "caching"
 
 
-def make_provisioner(stream: TextIO | None = None) -> Provisioner:
+def make_provisioner(
+    stream: TextIO | None = None, *, more: Iterable[KernelRecipe] = ()
+) -> Provisioner:
     """Return the provisioner of the user's cache, which tells ``stream`` (stderr) how far it is.
 
+    :param more: kernels besides those that there are recipes of.
     :raises ConfigError: a recipe is wrong, or the cache is nowhere.
     """
     cache = Cache(cache_directory(), Progress(stream or sys.stderr))
-    return Provisioner(cache, load_recipes())
+    recipes = load_recipes()
+    kernels = recipes.kernels | {recipe.name: recipe for recipe in more}
+    return Provisioner(cache, replace(recipes, kernels=kernels), known_states())

@@ -54,7 +54,7 @@ def built(cache: Path) -> Path:
         (entry / "root/boot" / f"vmlinuz-{RELEASE}").touch()
         (entry / PACKAGES_FILE).write_text(f"linux-image-{RELEASE} 6.12.107-1\n")
 
-    return provisioner.cache.provide(KIND, recipe.name, root_key(recipe.root, MIRROR), make)
+    return provisioner.cache.provide(KIND, recipe.name, root_key(recipe.packages, MIRROR), make)
 
 
 def test_a_newer_kernel_is_told_by_both_versions() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness.build import image, module, packaged, qemu, requirements
-from harness.build.provision import Provisioner, Recipes
+from harness.build.provision import Provisioner
 from harness.build.requirements import (
     GUEST_MIB,
     KERNEL_MIB,
@@ -58,7 +58,7 @@ def put_root(cache: Cache, kind: str, name: str, recipe: RootRecipe, *files: str
 def put_kernel(provisioner: Provisioner) -> None:
     (recipe,) = provisioner.recipes.kernels.values()
     boot, modules = f"root/boot/vmlinuz-{RELEASE}", f"root/lib/modules/{RELEASE}/kernel/x.ko"
-    put_root(provisioner.cache, packaged.KIND, recipe.name, recipe.root, boot, modules)
+    put_root(provisioner.cache, packaged.KIND, recipe.name, recipe.packages, boot, modules)
 
 
 def put_guest(provisioner: Provisioner) -> None:
@@ -106,7 +106,7 @@ def test_a_kernel_that_is_here_needs_a_module_and_an_image(provisioner: Provisio
 def test_each_further_kernel_needs_more(provisioner: Provisioner) -> None:
     (recipe,) = provisioner.recipes.kernels.values()
     both = {recipe.name: recipe, "own": dataclasses.replace(recipe, name="own")}
-    recipes = Recipes(provisioner.recipes.qemu, provisioner.recipes.image, both)
+    recipes = dataclasses.replace(provisioner.recipes, kernels=both)
     more = needed_mib(Provisioner(provisioner.cache, recipes))
     assert more == needed_mib(provisioner) + KERNEL_MIB + GUEST_MIB
 

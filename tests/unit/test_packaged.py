@@ -34,8 +34,8 @@ def describe(directory: Path, packages: str, *releases: str) -> KernelArtifact:
             (entry / "root/boot" / f"vmlinuz-{release}").touch()
         (entry / PACKAGES_FILE).write_text(packages)
 
-    cache.provide(KIND, RECIPE.name, root_key(RECIPE.root, MIRROR), make)
-    kernel = find_packaged(Roots(cache), RECIPE)
+    cache.provide(KIND, RECIPE.name, root_key(RECIPE.packages, MIRROR), make)
+    kernel = find_packaged(Roots(cache), RECIPE.name, RECIPE.packages)
     assert kernel
     return kernel
 

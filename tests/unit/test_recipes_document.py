@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.build.image import ImageRecipe
-from harness.build.kernel import KernelRecipe
+from harness.build.kernel import KernelRecipe, TreeSource
 from harness.build.qemu import QemuRecipe
 from harness.build.roots import RootRecipe
 from harness.config.matrix import Matrix
@@ -23,6 +23,7 @@ from harness.qemu.command import Iommu, MachineSpec
 TEXT = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
 SECTIONS = {
     KernelRecipe: "## A kernel",
+    TreeSource: "### A kernel tree",
     RootRecipe: "### A root",
     MachineSpec: "## A machine",
     Iommu: "### `iommu:`",
