@@ -149,12 +149,13 @@ class _Server:
         uid = _CREDENTIALS.unpack(
             connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
         )[1]
-        if uid != os.geteuid():
-            log.warning("control socket: user %d was refused", uid)
-            return {"error": "this belongs to another user"}
         try:
-            deadline = Deadline(REQUEST_SECONDS, "a request")
-            request = json.loads(_line(connection, REQUEST_BYTES, deadline))
+            # Also read for a client that is refused: it may not be cut off in its request.
+            line = _line(connection, REQUEST_BYTES, Deadline(REQUEST_SECONDS, "a request"))
+            if uid != os.geteuid():
+                log.warning("control socket: user %d was refused", uid)
+                return {"error": "this belongs to another user"}
+            request = json.loads(line)
             operation = request.get("op") if isinstance(request, dict) else None
         except (ValueError, RecursionError, HarnessError) as error:
             return {"error": f"no request: {error}"}
@@ -181,7 +182,9 @@ def ask(path: Path, operation: str, deadline: Deadline) -> dict[str, Any]:
         with _short_path(path) as name:
             connection.connect(name)
         try:
-            connection.sendall(json.dumps({"op": operation}).encode() + b"\n")
+            # Who is told to come again is cut off at once: the reason is there to be read.
+            with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+                connection.sendall(json.dumps({"op": operation}).encode() + b"\n")
             line = _line(connection, ANSWER_BYTES, deadline)
         except TimeoutError:
             raise deadline.error() from None

@@ -188,13 +188,14 @@ def test_without_a_runtime_directory_the_cache_has_one(
 
 
 CLIENT = """
-import socket, sys
+import select, socket, sys
 client = socket.socket(socket.AF_UNIX)
 client.settimeout(10)
 try:
     client.connect(sys.argv[1])
 except PermissionError:
     sys.exit(print("no way in"))
+select.select([client], [], [], 0.3)  # one that refuses unasked has closed by now
 client.sendall(b'{"op": "echo"}' + bytes([10]))
 print(client.recv(1000).decode())
 """
