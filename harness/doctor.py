@@ -23,7 +23,7 @@ from harness.errors import HarnessError, MissingRequirement
 from harness.guest.kernel_log import alarm
 from harness.host.deadline import SLOWDOWN_VARIABLE, Deadline, wait_until
 from harness.host.process import find_tool, run, running
-from harness.host.requirements import Answer, Diagnosis, Status, attempt
+from harness.host.requirements import Answer, Diagnosis, Presence, attempt
 from harness.host.slowdown import measure_slowdown
 from harness.host.workspace import Workspace
 from harness.qemu.launch import Boot, running_machine
@@ -233,7 +233,7 @@ class Supplies:
         return seconds
 
 
-_NOTHING_TO_BOOT: Final = Answer("build a guest kernel first", "imsh build", Status.NOT_TRIED)
+_NOTHING_TO_BOOT: Final = Answer("build a guest kernel first", "imsh build", Presence.NOT_TRIED)
 _KVM_HINT: Final = (
     "not needed, imsh emulates; KVM takes read and write access to /dev/kvm, and in a virtual "
     "machine a hypervisor whose nested virtualization runs ordinary kernels"
@@ -242,4 +242,4 @@ _KVM_HINT: Final = (
 
 def _not_built(detail: str, what: str) -> Answer:
     hint = f"nothing need be done; `imsh build {what}".rstrip() + "` makes it now"
-    return Answer(detail, hint, Status.NOT_BUILT)
+    return Answer(detail, hint, Presence.NOT_BUILT)

@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 from harness.errors import Verdict
-from harness.report.capabilities import Capability, Status, judge_capabilities
+from harness.report.capabilities import Capability, Standing, judge_capabilities
 from harness.report.run_store import RESULTS_DIRECTORY, Run, kept_runs
 
 HELP = "show the capability table and what proved each row"
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> Verdict:
         return Verdict.PASS
     for row in rows:
         _show(row)
-    counts = [f"{sum(row.status == status for row in rows)} {status}" for status in Status]
+    counts = [f"{sum(row.status == status for row in rows)} {status}" for status in Standing]
     print(", ".join(counts))
     _show_sources(sources)
     return Verdict.PASS

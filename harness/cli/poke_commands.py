@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.devices.ims_function.function import ImsFunction
-from harness.devices.ledger import Outcome
+from harness.devices.ledger import Fate
 from harness.errors import ConfigError, HarnessError
 from harness.host.deadline import Deadline
 from harness.schema.names import choose
@@ -199,7 +199,7 @@ class Bench:
         refusal = verdict.exception(VERDICT_SECONDS) if verdict else None
         if refusal:
             return f"event {event.sequence} on {event.interrupt}, refused: {refusal}"
-        if event.outcome is Outcome.BLOCKED and not self._function.config.bus_master:
+        if event.fate is Fate.BLOCKED and not self._function.config.bus_master:
             return f"{event}; `write config 4 6 2` turns it on"
         return str(event)
 

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from harness.devices.ledger import Event, Outcome
+from harness.devices.ledger import Event, Fate
 from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
@@ -71,7 +71,7 @@ class Burst:
             return
         with self._lock:
             if event.answered_at is None:
-                if event.outcome is not Outcome.MERGED:
+                if event.fate is not Fate.MERGED:
                     self._failed = event
                     self._over.set()
                 return

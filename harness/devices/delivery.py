@@ -23,7 +23,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from typing import Final, Protocol
 
-from harness.devices.ledger import Event, Ledger, Outcome
+from harness.devices.ledger import Event, Fate, Ledger
 from harness.pci.config_space import ConfigSpace
 from harness.pci.store import InterruptStore
 from harness.remapping.translate import Fault
@@ -95,7 +95,7 @@ class Delivery:
         """Decide about an open event and send it; return the client's verdict to come, if any."""
         with self._lock:
             # A reset may have dropped it since it was opened.
-            return self._decide(event) if event.outcome is Outcome.RAISED else None
+            return self._decide(event) if event.fate is Fate.RAISED else None
 
     def release(self, store: Store) -> None:
         """Send what is pending in a store and no longer masked; forget it when the store is off."""
@@ -109,8 +109,8 @@ class Delivery:
     def abandon(self, event: Event, reason: str) -> None:
         """Forget an event that was opened and will not be sent."""
         with self._lock:
-            if event.outcome is Outcome.RAISED:
-                self._end(event, Outcome.DROPPED, reason)
+            if event.fate is Fate.RAISED:
+                self._end(event, Fate.DROPPED, reason)
 
     def drop_all(self, reason: str) -> None:
         """Forget every event that has not ended, and what is pending with them."""
@@ -126,16 +126,16 @@ class Delivery:
         state, index = self._stores[event.store], event.index
         wired = self.wired(event.store, index)
         if not state.enabled(index):
-            if event.outcome is Outcome.PENDING:
-                self._end(event, Outcome.DROPPED, "its store was disabled")
+            if event.fate is Fate.PENDING:
+                self._end(event, Fate.DROPPED, "its store was disabled")
             else:
-                self._end(event, Outcome.DISABLED, f"{event.interrupt} is not enabled")
+                self._end(event, Fate.DISABLED, f"{event.interrupt} is not enabled")
         elif state.masked(index, wired=wired):
             self._hold(event, state)
         elif self.bus is None:
-            self._end(event, Outcome.BLOCKED, "no client is attached")
+            self._end(event, Fate.BLOCKED, "no client is attached")
         elif not self._config.bus_master:
-            self._end(event, Outcome.BLOCKED, "bus mastering is off")
+            self._end(event, Fate.BLOCKED, "bus mastering is off")
         elif not wired:
             return self._send_message(event, self.bus, state.message(index))
         elif self.bus.trigger_irq(WIRE[event.store], index):
@@ -148,17 +148,17 @@ class Delivery:
         first = self._ledger.pending(event.store, event.index)
         if first is None:
             state.set_pending(event.index, True)
-            self._ledger.settle(event, Outcome.PENDING)
+            self._ledger.settle(event, Fate.PENDING)
         elif first is not event:
-            self._end(event, Outcome.MERGED, f"into event {first.sequence}")
+            self._end(event, Fate.MERGED, f"into event {first.sequence}")
 
     def _send_message(self, event: Event, bus: Bus, message: Message) -> Future[None] | None:
         if message.address == 0:
-            self._end(event, Outcome.BLOCKED, "the store holds the null message")
+            self._end(event, Fate.BLOCKED, "the store holds the null message")
             return None
         routed = self.gate.route(event.store, event.index, message)
         if isinstance(routed, Fault):
-            self._end(event, Outcome.BLOCKED, str(routed))
+            self._end(event, Fate.BLOCKED, str(routed))
             return None
         self._leave(event)
         verdict = bus.send_message(routed.address & ~3, routed.data)
@@ -167,15 +167,15 @@ class Delivery:
 
     def _leave(self, event: Event) -> None:
         self._no_longer_pending(event)
-        self._ledger.settle(event, Outcome.SENT)
+        self._ledger.settle(event, Fate.SENT)
 
-    def _end(self, event: Event, outcome: Outcome, reason: str) -> None:
+    def _end(self, event: Event, fate: Fate, reason: str) -> None:
         self._no_longer_pending(event)
-        self._ledger.settle(event, outcome, reason)
+        self._ledger.settle(event, fate, reason)
         self._ended(event)
 
     def _no_longer_pending(self, event: Event) -> None:
-        if event.outcome is Outcome.PENDING:
+        if event.fate is Fate.PENDING:
             self._stores[event.store].set_pending(event.index, False)
 
     def _judge(self, event: Event, verdict: Future[None]) -> None:
@@ -188,5 +188,5 @@ class Delivery:
             reason = f"the client refused the message with {why}: {error}"
         else:
             return
-        if self._ledger.settle(event, Outcome.BLOCKED, reason):
+        if self._ledger.settle(event, Fate.BLOCKED, reason):
             self._ended(event)

@@ -41,7 +41,7 @@ _name: Final = functools.lru_cache(maxsize=8192)(InterruptName)
 """Names of one function's interrupts, made once: each access to an event slot asks for one."""
 
 
-class Outcome(enum.StrEnum):
+class Fate(enum.StrEnum):
     """What became of an event on its way out of the function."""
 
     RAISED = "raised"
@@ -61,20 +61,20 @@ class Outcome(enum.StrEnum):
 
 
 _TRANSITIONS: Final = {
-    Outcome.RAISED: {
-        Outcome.PENDING,
-        Outcome.MERGED,
-        Outcome.SENT,
-        Outcome.BLOCKED,
-        Outcome.DISABLED,
-        Outcome.DROPPED,
+    Fate.RAISED: {
+        Fate.PENDING,
+        Fate.MERGED,
+        Fate.SENT,
+        Fate.BLOCKED,
+        Fate.DISABLED,
+        Fate.DROPPED,
     },
-    Outcome.PENDING: {Outcome.SENT, Outcome.BLOCKED, Outcome.DROPPED},
-    Outcome.SENT: {Outcome.BLOCKED, Outcome.DROPPED},
-    Outcome.BLOCKED: set[Outcome](),
-    Outcome.MERGED: set[Outcome](),
-    Outcome.DISABLED: set[Outcome](),
-    Outcome.DROPPED: set[Outcome](),
+    Fate.PENDING: {Fate.SENT, Fate.BLOCKED, Fate.DROPPED},
+    Fate.SENT: {Fate.BLOCKED, Fate.DROPPED},
+    Fate.BLOCKED: set[Fate](),
+    Fate.MERGED: set[Fate](),
+    Fate.DISABLED: set[Fate](),
+    Fate.DROPPED: set[Fate](),
 }
 """What may follow."""
 
@@ -86,7 +86,7 @@ class Event:
     sequence: int
     """Number of the event, unique in its function and never 0."""
     interrupt: InterruptName
-    outcome: Outcome = Outcome.RAISED
+    fate: Fate = Fate.RAISED
     reason: str = ""
     """Why it was blocked, disabled, merged or dropped."""
     cpu: int | None = None
@@ -112,7 +112,7 @@ class Event:
         return self.interrupt.index
 
     def __str__(self) -> str:
-        state = f"answered by CPU {self.cpu}" if self.answered else self.outcome.value
+        state = f"answered by CPU {self.cpu}" if self.answered else self.fate.value
         return f"event {self.sequence} on {self.interrupt}, {state}" + (
             f" ({self.reason})" if self.reason else ""
         )
@@ -162,7 +162,7 @@ class Ledger:
         self._pending: dict[InterruptName, Event] = {}
         self._history: OrderedDict[int, Event] = OrderedDict()  # ended, by sequence number
         self._findings: Ring[Finding] = Ring(FINDINGS_LIMIT)
-        self._counts: Counter[Outcome] = Counter()
+        self._counts: Counter[Fate] = Counter()
         self._answers = 0
 
     # The function's side.
@@ -174,42 +174,42 @@ class Ledger:
             sequence = next(self._numbers) & 0xFFFFFFFF or next(self._numbers) & 0xFFFFFFFF
             event = Event(sequence, _name(store, index))
             self._live[sequence] = event
-            self._counts[Outcome.RAISED] += 1
+            self._counts[Fate.RAISED] += 1
             return event
 
-    def settle(self, event: Event, outcome: Outcome, reason: str = "") -> bool:
+    def settle(self, event: Event, fate: Fate, reason: str = "") -> bool:
         """Take note of what became of an event; False when that comes too late to matter.
 
-        :raises ValueError: ``outcome`` cannot follow the event's present one.
+        :raises ValueError: ``fate`` cannot follow the event's present one.
         """
         with self._lock:
-            if event.outcome is Outcome.DROPPED:
+            if event.fate is Fate.DROPPED:
                 return False
-            if outcome not in _TRANSITIONS[event.outcome]:
-                raise ValueError(f"{event}: cannot become {outcome}")
+            if fate not in _TRANSITIONS[event.fate]:
+                raise ValueError(f"{event}: cannot become {fate}")
             if event.answered:  # only a late verdict can come here
                 text = f"{event}, although its message was refused: {reason}"
                 self._find(FindingKind.STRAY, event.interrupt, event.sequence, text)
                 return False
-            self._move(event, outcome, reason)
+            self._move(event, fate, reason)
             return True
 
-    def _move(self, event: Event, outcome: Outcome, reason: str) -> None:
+    def _move(self, event: Event, fate: Fate, reason: str) -> None:
         key = event.interrupt
-        if event.outcome is Outcome.SENT:
+        if event.fate is Fate.SENT:
             self._take_back(event)
-        elif event.outcome is Outcome.PENDING:
+        elif event.fate is Fate.PENDING:
             del self._pending[key]
-        event.outcome, event.reason = outcome, reason
-        self._counts[outcome] += 1
-        if outcome is Outcome.SENT:
+        event.fate, event.reason = fate, reason
+        self._counts[fate] += 1
+        if fate is Fate.SENT:
             self._sent[event.sequence] = event
             if (slot := self._slots.get(key)) is None:
                 slot = self._slots[key] = OrderedDict()
             slot[event.sequence] = event
             if len(self._sent) > MOST_UNANSWERED:
                 self._give_up(next(iter(self._sent.values())))
-        elif outcome is Outcome.PENDING:
+        elif fate is Fate.PENDING:
             self._pending[key] = event
         else:
             self._end(event)
@@ -221,7 +221,7 @@ class Ledger:
 
     def _give_up(self, event: Event) -> None:
         self._find_lost([event])
-        self._move(event, Outcome.DROPPED, f"{MOST_UNANSWERED} newer ones are unanswered")
+        self._move(event, Fate.DROPPED, f"{MOST_UNANSWERED} newer ones are unanswered")
 
     def _end(self, event: Event) -> None:
         del self._live[event.sequence]
@@ -234,7 +234,7 @@ class Ledger:
         with self._lock:
             dropped = list(self._live.values())
             for event in dropped:
-                self._move(event, Outcome.DROPPED, reason)
+                self._move(event, Fate.DROPPED, reason)
             return dropped
 
     def pending(self, store: Store, index: int) -> Event | None:
@@ -260,7 +260,7 @@ class Ledger:
         interrupt = _name(store, index)
         with self._lock:
             event = self._live.get(sequence)
-            if event is None or event.outcome is not Outcome.SENT or event.interrupt != interrupt:
+            if event is None or event.fate is not Fate.SENT or event.interrupt != interrupt:
                 self._find_wrong_answer(event, interrupt, sequence, cpu)
                 return None
             event.answered_at = time.monotonic_ns()
@@ -319,10 +319,10 @@ class Ledger:
             self._wait_answered([events] if isinstance(events, Event) else list(events), deadline)
 
     def _wait_answered(self, wanted: list[Event], deadline: Deadline) -> None:
-        waiting = (Outcome.RAISED, Outcome.PENDING, Outcome.SENT)
+        waiting = (Fate.RAISED, Fate.PENDING, Fate.SENT)
         with self._lock:
             while True:
-                if ended := [e for e in wanted if not e.answered and e.outcome not in waiting]:
+                if ended := [e for e in wanted if not e.answered and e.fate not in waiting]:
                     raise CheckFailed(
                         f"{len(ended)} of {len(wanted)} interrupts will not be answered",
                         evidence=_list(ended),
@@ -340,7 +340,7 @@ class Ledger:
 
     def _find_lost(self, events: list[Event]) -> None:
         for event in events:
-            if event.outcome is Outcome.SENT and not event.answered:
+            if event.fate is Fate.SENT and not event.answered:
                 text = f"{event.interrupt}: event {event.sequence} was sent and never answered"
                 self._find(FindingKind.LOST, event.interrupt, event.sequence, text)
 
@@ -384,11 +384,9 @@ class Ledger:
             return [*self._history.values(), *self._live.values()]
 
     def counts(self) -> dict[str, int]:
-        """Return how many events came to each outcome, and ``answered``, since the beginning."""
+        """Return how many events came to each fate, and ``answered``, since the beginning."""
         with self._lock:
-            return {outcome.value: self._counts[outcome] for outcome in Outcome} | {
-                "answered": self._answers
-            }
+            return {fate.value: self._counts[fate] for fate in Fate} | {"answered": self._answers}
 
 
 def _list(events: list[Event]) -> str:

@@ -1,7 +1,7 @@
 # Ref: Linux kernel v7.2 kernel/panic.c, arch/x86/kernel/dumpstack.c, arch/x86/mm/fault.c,
 #      kernel/watchdog.c, kernel/rcu/tree_stall.h, kernel/hung_task.c, kernel/irq/spurious.c,
 #      arch/x86/kernel/irq.c, drivers/iommu/intel/dmar.c (dmar_fault_do_one)
-"""What a kernel's log says went wrong. Pure: text in, findings out."""
+"""What a kernel's log says went wrong. Pure: text in, complaints out."""
 
 from __future__ import annotations
 
@@ -39,11 +39,17 @@ class Kind(enum.StrEnum):
     UNHANDLED_INTERRUPT = "unhandled interrupt"
     """An interrupt line that nobody cared for, or a vector without a handler."""
     DMAR_FAULT = "DMAR fault"
-    """The IOMMU blocked a request; :attr:`Finding.fault` has it decoded."""
+    """The IOMMU blocked a request; :attr:`Complaint.fault` has it decoded."""
 
 
 FATAL: Final = frozenset(
-    {Kind.PANIC, Kind.OOPS, Kind.BUG, Kind.HARD_LOCKUP, Kind.SOFT_LOCKUP}
+    {
+        Kind.PANIC,
+        Kind.OOPS,
+        Kind.BUG,
+        Kind.HARD_LOCKUP,
+        Kind.SOFT_LOCKUP,
+    }
     | {Kind.RCU_STALL, Kind.HUNG_TASK}
 )
 """After these nothing that the guest says is worth having."""
@@ -58,7 +64,10 @@ _PATTERNS: Final = [
         (Kind.RCU_STALL, r"\brcu\w*(: INFO:)? .*\bdetected (expedited )?stall"),
         (Kind.HUNG_TASK, r"^INFO: task .* blocked for more than"),
         (Kind.SANITIZER, r"^(BUG: (KASAN|KCSAN|KFENCE|KMSAN)|UBSAN): "),
-        (Kind.OOPS, r"^(Oops\b.*: |general protection fault|double fault|invalid opcode: 0000)"),
+        (
+            Kind.OOPS,
+            r"^(Oops\b.*: |general protection fault|double fault|invalid opcode: 0000)",
+        ),
         (Kind.OOPS, r"^BUG: (unable to handle|kernel NULL pointer|TASK stack guard)"),
         (Kind.BUG, r"^kernel BUG at |^(\[.*\] )?BUG: "),
         (Kind.WARNING, r"^WARNING: "),
@@ -105,7 +114,7 @@ class DmarFault:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Complaint:
     """One thing that went wrong, with the lines that say so."""
 
     kind: Kind
@@ -125,20 +134,20 @@ class Finding:
         return f"{self.kind} (line {self.line_number}): {self.title}"
 
 
-def findings(text: str) -> list[Finding]:
+def complaints(text: str) -> list[Complaint]:
     """Return everything in a console's or the kernel's log that went wrong, in order."""
     lines = text.splitlines()
-    found: list[Finding] = []
+    found: list[Complaint] = []
     inside_until = 0  # lines before belong to the last report
     for number, line in enumerate(lines):
         kind = _classify(_bare(line))
         if kind is None:
             continue
         if kind is Kind.DMAR_FAULT:
-            found.append(Finding(kind, number + 1, (line,), _decode(line)))
+            found.append(Complaint(kind, number + 1, (line,), _decode(line)))
         elif number >= inside_until or kind is Kind.PANIC:
             first, end = _report(lines, number)
-            found.append(Finding(kind, first + 1, tuple(lines[first:end])))
+            found.append(Complaint(kind, first + 1, tuple(lines[first:end])))
             inside_until = end
     return found
 

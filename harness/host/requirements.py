@@ -16,7 +16,7 @@ from harness.errors import HarnessError, MissingRequirement
 from harness.host.process import find_tool
 
 
-class Status(enum.StrEnum):
+class Presence(enum.StrEnum):
     """What came of a trial."""
 
     FOUND = "found"
@@ -33,7 +33,7 @@ class Answer:
 
     detail: str
     hint: str | None = None
-    status: Status = Status.FOUND
+    status: Presence = Presence.FOUND
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Diagnosis:
     """The answer about one requirement."""
 
     name: str
-    status: Status
+    status: Presence
     required: bool
     """Whether imsh is of no use without it."""
     detail: str
@@ -52,7 +52,7 @@ class Diagnosis:
     @property
     def is_fatal(self) -> bool:
         """Whether imsh cannot work on this machine as it is."""
-        return self.required and self.status is Status.MISSING
+        return self.required and self.status is Presence.MISSING
 
 
 def attempt(name: str, trial: Callable[[], str | Answer], *, required: bool = True) -> Diagnosis:
@@ -61,10 +61,10 @@ def attempt(name: str, trial: Callable[[], str | Answer], *, required: bool = Tr
         answer = trial()
     except HarnessError as error:
         detail = ": ".join([error.message, *(error.evidence or "").splitlines()[-1:]])
-        return Diagnosis(name, Status.MISSING, required, detail, error.hint)
+        return Diagnosis(name, Presence.MISSING, required, detail, error.hint)
     except Exception as error:
         detail = f"{type(error).__name__}: {error}"
-        return Diagnosis(name, Status.MISSING, required, detail)
+        return Diagnosis(name, Presence.MISSING, required, detail)
     if isinstance(answer, str):
         answer = Answer(answer)
     return Diagnosis(name, answer.status, required, answer.detail, answer.hint)

@@ -29,7 +29,7 @@ from harness.host.process import Process
 from harness.host.workspace import Workspace
 from harness.qemu.command import Json, MachineSpec
 from harness.qemu.console import Console
-from harness.qemu.memory import GuestMemory
+from harness.qemu.memory import GuestRam
 from harness.qemu.qmp import QmpSession
 from harness.qemu.registers import Registers
 from harness.qemu.snapshot import SavedState, load_state, save_state
@@ -75,7 +75,7 @@ class Machine:
         *,
         console: Console,
         qmp: QmpSession,
-        memory: GuestMemory,
+        memory: GuestRam,
         ports: Mapping[str, socket.socket],
         ram_fd: int,
         nonce: str,

@@ -28,7 +28,7 @@ def low_memory(size: int) -> int:
     return 0x8000_0000 if size >= 0xB000_0000 else size
 
 
-class GuestMemory:
+class GuestRam:
     """RAM by guest physical address. Made by :func:`guest_memory`."""
 
     def __init__(self, mem_fd: int, base: int, size: int):
@@ -98,7 +98,7 @@ def saved_memory_file(path: Path) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def guest_memory(pid: int, ram_fd: int) -> Iterator[GuestMemory]:
+def guest_memory(pid: int, ram_fd: int) -> Iterator[GuestRam]:
     """Hold access to the RAM that process ``pid`` maps from the file ``ram_fd``, all of it.
 
     :raises HarnessError: the process does not map it.
@@ -115,7 +115,7 @@ def guest_memory(pid: int, ram_fd: int) -> Iterator[GuestMemory]:
             hint="kernel.yama.ptrace_scope must be 0 or 1",
         ) from error
     try:
-        yield GuestMemory(mem_fd, base, status.st_size)
+        yield GuestRam(mem_fd, base, status.st_size)
     finally:
         os.close(mem_fd)
 

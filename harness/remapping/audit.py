@@ -4,7 +4,7 @@
 2. the guest's own list of its interrupts;
 3. the device's stores.
 
-Every disagreement becomes a :class:`Finding`; a sound system gives none. The views must be of one
+Each of them becomes a :class:`Disagreement`; a sound system gives none. The views must be of one
 moment: pause the guest, or leave it idle, while they are taken.
 
 The audit has its own idea of what is right and uses no model (:mod:`harness.remapping.translate` or
@@ -85,7 +85,7 @@ class Kind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Disagreement:
     """One disagreement, with the interrupt, IRTE and store entry that it is about."""
 
     kind: Kind
@@ -164,7 +164,7 @@ def audit(
     stores: Sequence[StoreView],
     *,
     extended_mode: bool,
-) -> list[Finding]:
+) -> list[Disagreement]:
     """Return every disagreement between the three views.
 
     :param entries: the present IRTEs, by index.
@@ -175,7 +175,7 @@ def audit(
     """
     owners: dict[int, GuestInterrupt] = {}
     claims: dict[InterruptName, GuestInterrupt] = {}
-    findings: list[Finding] = []
+    findings: list[Disagreement] = []
     for interrupt in interrupts:
         if interrupt.name is not None:
             claims[interrupt.name] = interrupt
@@ -184,7 +184,7 @@ def audit(
         owner = owners.setdefault(interrupt.handle, interrupt)
         if owner is not interrupt:
             findings.append(
-                Finding(
+                Disagreement(
                     Kind.SHARED_ENTRY,
                     f"{owner} and {interrupt} both have IRTE {interrupt.handle}",
                     virq=interrupt.virq,
@@ -207,13 +207,13 @@ def audit(
 
 def _audit_entry(
     index: int, entry: Entry, owner: GuestInterrupt | None, *, extended_mode: bool
-) -> Iterator[Finding]:
+) -> Iterator[Disagreement]:
     """Hold one present IRTE against the interrupt that owns it."""
 
-    def finding(kind: Kind, what: str) -> Finding:
+    def finding(kind: Kind, what: str) -> Disagreement:
         whose = "" if owner is None else f" of {owner}"
         virq = None if owner is None else owner.virq
-        return Finding(kind, f"IRTE {index}{whose} {what}", virq=virq, entry=index)
+        return Disagreement(kind, f"IRTE {index}{whose} {what}", virq=virq, entry=index)
 
     if owner is None:
         yield finding(Kind.ORPHAN_ENTRY, "is present and belongs to no interrupt of the guest")
@@ -247,7 +247,10 @@ def _differences(
     logical = bool(entry.destination_mode)
     if owner.logical is not None and logical != owner.logical:
         mode = "logical" if logical else "physical"
-        yield Kind.WRONG_DESTINATION, f"has a {mode} destination, the guest's is the other kind"
+        yield (
+            Kind.WRONG_DESTINATION,
+            f"has a {mode} destination, the guest's is the other kind",
+        )
     if entry.delivery_mode != DeliveryMode.FIXED or entry.trigger_mode:
         trigger = "level" if entry.trigger_mode else "edge"
         yield (
@@ -276,12 +279,14 @@ def _differences(
 # ------------------------------------------------------------------------------ the guest's list
 
 
-def _audit_interrupt(interrupt: GuestInterrupt, entries: Mapping[int, Entry]) -> Iterator[Finding]:
+def _audit_interrupt(
+    interrupt: GuestInterrupt, entries: Mapping[int, Entry]
+) -> Iterator[Disagreement]:
     """Hold one interrupt against the table, and the message composed for it against its handle."""
     if interrupt.handle is None:
         return
     if interrupt.requested and interrupt.handle not in entries:
-        yield Finding(
+        yield Disagreement(
             Kind.MISSING_ENTRY,
             f"{interrupt} is requested, and its IRTE {interrupt.handle} is not present",
             virq=interrupt.virq,
@@ -289,7 +294,7 @@ def _audit_interrupt(interrupt: GuestInterrupt, entries: Mapping[int, Entry]) ->
         )
     if interrupt.message is not None and not interrupt.message.is_null:
         for kind, what, entry in _message_faults(interrupt.message, interrupt):
-            yield Finding(
+            yield Disagreement(
                 kind,
                 f"the guest composes {interrupt.message} for {interrupt}, which {what}",
                 virq=interrupt.virq,
@@ -309,12 +314,24 @@ def _message_faults(
         return
     request = message.decode()
     if not isinstance(request, RemappableMessage):
-        yield Kind.COMPATIBILITY_FORMAT, "is in compatibility format behind remapping", None
+        yield (
+            Kind.COMPATIBILITY_FORMAT,
+            "is in compatibility format behind remapping",
+            None,
+        )
         return
     if request.reserved:
-        yield Kind.RESERVED_BITS, f"has reserved bits {request.reserved:#x} set", request.index
+        yield (
+            Kind.RESERVED_BITS,
+            f"has reserved bits {request.reserved:#x} set",
+            request.index,
+        )
     if request.index != owner.handle:
-        yield Kind.FOREIGN_ENTRY, f"names IRTE {request.index}, not {owner.handle}", request.index
+        yield (
+            Kind.FOREIGN_ENTRY,
+            f"names IRTE {request.index}, not {owner.handle}",
+            request.index,
+        )
 
 
 # ------------------------------------------------------------------------------ the stores
@@ -322,13 +339,13 @@ def _message_faults(
 
 def _audit_presence(
     claims: Mapping[InterruptName, GuestInterrupt], stores: Sequence[StoreView]
-) -> Iterator[Finding]:
+) -> Iterator[Disagreement]:
     """Name requested interrupts of an audited store that the store has no entry for."""
     present = {view.interrupt for view in stores}
     audited = {name.store for name in present}
     for name, interrupt in claims.items():
         if interrupt.requested and name.store in audited and name not in present:
-            yield Finding(
+            yield Disagreement(
                 Kind.MISSING_STORE_ENTRY,
                 f"{interrupt} is requested, and the device has no such entry",
                 virq=interrupt.virq,
@@ -338,25 +355,29 @@ def _audit_presence(
 
 def _audit_store_entry(
     view: StoreView, owner: GuestInterrupt | None, entries: Mapping[int, Entry]
-) -> Iterator[Finding]:
+) -> Iterator[Disagreement]:
     """Hold one store entry against the interrupt that claims it and the IRTE that it names."""
     virq = None if owner is None else owner.virq
 
-    def finding(kind: Kind, what: str, entry: int | None = None) -> Finding:
-        return Finding(
+    def finding(kind: Kind, what: str, entry: int | None = None) -> Disagreement:
+        return Disagreement(
             kind, f"{view.interrupt} {what}", virq=virq, entry=entry, interrupt=view.interrupt
         )
 
     live = view.enabled and view.masked is False
     if owner is None and live:
         yield finding(
-            Kind.UNCLAIMED_STORE_ENTRY, "could send, and the guest has no interrupt there"
+            Kind.UNCLAIMED_STORE_ENTRY,
+            "could send, and the guest has no interrupt there",
         )
     if owner is not None and owner.requested and not owner.masked:
         if not view.enabled:
             yield finding(Kind.UNEXPECTED_MASK, f"of {owner} is requested, and its store is off")
         elif view.masked:
-            yield finding(Kind.UNEXPECTED_MASK, f"of {owner} is requested, and masked in its store")
+            yield finding(
+                Kind.UNEXPECTED_MASK,
+                f"of {owner} is requested, and masked in its store",
+            )
 
     # A released MSI message cannot be masked: its driver keeps quiet, and its content is of no use.
     released = owner is not None and not owner.requested and view.interrupt.store is Store.MSI

@@ -80,12 +80,12 @@ class Fault:
         return f"blocked{where}: {name} ({self.reason:#04x}), from {self.source_id}"
 
 
-Outcome = Delivered | Posted | Fault
+Translation = Delivered | Posted | Fault
 
 
 def translate(
     message: Message, source_id: RequesterId, unit: UnitState, read_entry: Callable[[int], Entry]
-) -> Outcome:
+) -> Translation:
     """Return what becomes of a message that a requester sends.
 
     :param source_id: requester id (bus, device, function) of the sender.
@@ -131,7 +131,7 @@ def _remapped(
     source_id: RequesterId,
     unit: UnitState,
     read_entry: Callable[[int], Entry],
-) -> Outcome:
+) -> Translation:
     if request.reserved:
         return Fault(FaultReason.REQUEST_RESERVED, source_id)
     index = request.index

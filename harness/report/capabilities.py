@@ -22,7 +22,7 @@ from harness.report.run_store import Run
 from harness.report.verdict import graver
 
 
-class Status(enum.StrEnum):
+class Standing(enum.StrEnum):
     """Where a row stands."""
 
     PROVED = "proved"
@@ -50,7 +50,7 @@ class Capability:
 
     id: str
     title: str
-    status: Status
+    status: Standing
     missing: tuple[str, ...]
     """What keeps it from being proved: the part without a test, and what did not run."""
     tests: tuple[str, ...]
@@ -121,11 +121,11 @@ def _judge(row: str, evidence: _Evidence) -> Capability:
     if not_run := _not_run(ran, skipped):
         missing.append(f"not run on {', '.join(not_run)}")
     if not ran:
-        status = Status.UNTESTED
+        status = Standing.UNTESTED
     elif any(outcome.verdict is not Verdict.PASS for outcome in ran):
-        status = Status.FAILING
+        status = Standing.FAILING
     else:
-        status = Status.PARTLY if missing else Status.PROVED
+        status = Standing.PARTLY if missing else Standing.PROVED
     found = [*evidence.in_guest.values(), *evidence.support.values()]
     return Capability(
         id=row,

@@ -7,7 +7,7 @@ from typing import Final
 
 from harness.errors import HarnessError
 from harness.qemu.machine import Machine
-from harness.qemu.memory import GuestMemory
+from harness.qemu.memory import GuestRam
 from harness.qemu.trace import TrappedAccesses
 from harness.remapping.unit import RemappingTable, UnitState, read_unit
 from harness.testbed.unit_watch import EVENTS, UnitWatch
@@ -24,7 +24,7 @@ class Observer:
         self._watch: UnitWatch | None = None
 
     @property
-    def memory(self) -> GuestMemory:
+    def memory(self) -> GuestRam:
         """Guest memory, by guest physical address."""
         return self._machine.memory
 

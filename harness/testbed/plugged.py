@@ -18,7 +18,7 @@ from harness.guest.function_control import FunctionControl, find_function
 from harness.host.deadline import Deadline
 from harness.pci.store import StoreEntry
 from harness.qemu.trace import MSIX_TABLE
-from harness.remapping.audit import Finding, audit
+from harness.remapping.audit import Disagreement, audit
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message, MessageEntry
@@ -150,7 +150,7 @@ class PluggedFunction(ServedFunction[ImsFunction]):
         """Return every interrupt that is allocated for the function in the guest."""
         return [item for store in STORES for item in self.control.interrupts(store)]
 
-    def audit(self) -> list[Finding]:
+    def audit(self) -> list[Disagreement]:
         """Hold IRTEs, the guest's interrupt list and the stores against each other (row B8)."""
         return audit(
             self.table().present_entries(),

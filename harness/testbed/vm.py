@@ -15,7 +15,7 @@ from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import CheckFailed, HarnessError
 from harness.guest.control import Control, ControlError
 from harness.guest.identity import Identity, make_identity
-from harness.guest.kernel_log import DmarFault, Finding, alarm, findings
+from harness.guest.kernel_log import Complaint, DmarFault, alarm, complaints
 from harness.guest.port import line_port
 from harness.guest.ssh import SshSession, ssh_session
 from harness.host.deadline import Deadline, wait_until
@@ -124,9 +124,9 @@ class Vm:
         """Return what the kernel has logged so far (dmesg)."""
         return self.host.kernel_log()
 
-    def kernel_findings(self) -> list[Finding]:
+    def kernel_findings(self) -> list[Complaint]:
         """Return the lines of the kernel's log that a sound kernel does not write."""
-        return findings(self.kernel_log())
+        return complaints(self.kernel_log())
 
     def check_kernel_log(self) -> None:
         """Look for what a sound kernel does not log, and for faults that it left in the IOMMU.

@@ -26,7 +26,7 @@ from harness.spec.vfio import MessageFlags
 from harness.vfio_user import wire
 from harness.vfio_user.channel import Channel, Observer
 from harness.vfio_user.transcript import describe
-from harness.vfio_user.wire import Message
+from harness.vfio_user.wire import WireMessage
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +48,7 @@ class Calls:
     def __init__(
         self,
         connection: socket.socket,
-        answer: Callable[[Message], bytes],
+        answer: Callable[[WireMessage], bytes],
         *,
         observer: Observer | None = None,
     ):
@@ -77,7 +77,7 @@ class Calls:
 
     def call(
         self, command: int, payload: bytes = b"", fds: Sequence[int] = (), *, flags: int = 0
-    ) -> Message:
+    ) -> WireMessage:
         """Send a command as it is given and return the reply, whose descriptors are the caller's.
 
         :raises OSError: the reply is an error, ``errno`` says which; ``ConnectionError`` when the
@@ -111,10 +111,10 @@ class Calls:
 
     def _send(self, command: int, payload: bytes, fds: Sequence[int], flags: int) -> int:
         ident = next(self._ids) & 0xFFFF
-        self._channel.send(Message(ident, command, flags, payload, 0, list(fds)))
+        self._channel.send(WireMessage(ident, command, flags, payload, 0, list(fds)))
         return ident
 
-    def _receive(self) -> Message:
+    def _receive(self) -> WireMessage:
         try:
             message = self._channel.receive()
         except BlockingIOError:
@@ -144,7 +144,7 @@ class Calls:
             if self._gone:
                 return
 
-    def _serve(self, message: Message) -> None:
+    def _serve(self, message: WireMessage) -> None:
         """Answer one request of the server."""
         message.close_fds()
         if message.is_reply:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from harness.errors import ProtocolError
-from harness.vfio_user.wire import HEADER, MAX_MESSAGE, Message
+from harness.vfio_user.wire import HEADER, MAX_MESSAGE, WireMessage
 
-Observer = Callable[[str, Message], None]
+Observer = Callable[[str, WireMessage], None]
 """Told of every message: ``"<-"`` received or ``"->"`` sent. May run on any thread."""
 
 MAX_BACKLOG: Final = 16 << 20
@@ -56,7 +56,7 @@ class FramingError(ProtocolError):
     ``header`` is what it stood in, for the answer.
     """
 
-    def __init__(self, size: int, header: Message):
+    def __init__(self, size: int, header: WireMessage):
         super().__init__(f"a message of {size} bytes: not between {HEADER.size} and {MAX_MESSAGE}")
         self.header = header
 
@@ -102,7 +102,7 @@ class Channel:
         """Whether bytes have been read from the socket that :meth:`receive` has not given out."""
         return self._start < self._end
 
-    def receive(self) -> Message | None:
+    def receive(self) -> WireMessage | None:
         """Wait for the next message and return it; None when the peer has gone.
 
         File descriptors are taken to belong to the last message that begins in what one system call
@@ -117,7 +117,7 @@ class Channel:
             if have >= HEADER.size:
                 ident, command, size, flags, error = HEADER.unpack_from(self._buffer, self._start)
                 if not HEADER.size <= size <= MAX_MESSAGE:
-                    raise FramingError(size, Message(ident, command, flags))
+                    raise FramingError(size, WireMessage(ident, command, flags))
                 if have >= size:
                     break
                 missing = size - have
@@ -130,13 +130,13 @@ class Channel:
         payload = bytes(self._view[self._start + HEADER.size : self._start + size])
         self._start += size
         if self._fds and self._start == self._end:
-            message = Message(ident, command, flags, payload, error, self._fds, self._fds_lost)
+            message = WireMessage(ident, command, flags, payload, error, self._fds, self._fds_lost)
             self._fds, self._fds_lost = [], False
         elif self._fds_lost and self._start == self._end:
-            message = Message(ident, command, flags, payload, error, fds_lost=True)
+            message = WireMessage(ident, command, flags, payload, error, fds_lost=True)
             self._fds_lost = False
         else:
-            message = Message(ident, command, flags, payload, error)
+            message = WireMessage(ident, command, flags, payload, error)
         if self._observer is not None:
             self._observer("<-", message)
         return message
@@ -182,7 +182,7 @@ class Channel:
             os.close(self._fds.pop())
             self._fds_lost = True
 
-    def send(self, message: Message) -> None:
+    def send(self, message: WireMessage) -> None:
         """Send a message and its file descriptors, which stay the caller's.
 
         :raises ConnectionError: the peer has gone, or does not read (``never_block``).

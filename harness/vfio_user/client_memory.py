@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from harness.errors import ProtocolError
 from harness.spec.vfio import Command, DmaMapFlags
 from harness.vfio_user import wire
-from harness.vfio_user.wire import Message
+from harness.vfio_user.wire import WireMessage
 
 DmaRead = Callable[[int, int], bytes]
 """Answers a DMA_READ: address, count."""
@@ -53,7 +53,7 @@ class ClientMemory:
         """Answer for no range any more."""
         self._ranges = []
 
-    def answer(self, message: Message) -> bytes:
+    def answer(self, message: WireMessage) -> bytes:
         """Carry a DMA message out and return the payload of its reply.
 
         :raises OSError: the errno to reply with.

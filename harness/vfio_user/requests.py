@@ -13,7 +13,7 @@ from typing import Final
 from harness.host.deadline import Deadline
 from harness.spec.vfio import Command, MessageFlags
 from harness.vfio_user import wire
-from harness.vfio_user.wire import Message
+from harness.vfio_user.wire import WireMessage
 
 ANSWER_SECONDS: Final = 30.0
 """How long the client may take over a DMA message."""
@@ -37,7 +37,7 @@ class Requests:
     :param send: sends a message without waiting for the client.
     """
 
-    def __init__(self, send: Callable[[Message], None]):
+    def __init__(self, send: Callable[[WireMessage], None]):
         self._send = send
         self._largest = LARGEST_DMA
         self._answering: threading.Thread | None = None
@@ -86,7 +86,7 @@ class Requests:
             ident = next(i for n in self._ids if (i := n & 0xFFFF) not in self._pending)
             self._pending[ident] = (command, future)
         try:
-            self._send(Message(ident, command, 0, payload))
+            self._send(WireMessage(ident, command, 0, payload))
         except OSError as error:
             if self._forget(ident):
                 future.set_exception(error)
@@ -97,7 +97,7 @@ class Requests:
         with self._lock:
             return self._pending.pop(ident, None) is not None
 
-    def complete(self, message: Message) -> bool:
+    def complete(self, message: WireMessage) -> bool:
         """End the future of the request that this answers; False when it answers none."""
         with self._lock:
             command, future = self._pending.get(message.id, (None, None))

@@ -47,7 +47,7 @@ from harness.vfio_user.guest_memory import GuestMemory
 from harness.vfio_user.interrupts import Interrupts
 from harness.vfio_user.requests import Requests
 from harness.vfio_user.transcript import Described
-from harness.vfio_user.wire import Capabilities, Message
+from harness.vfio_user.wire import Capabilities, WireMessage
 
 log = logging.getLogger(__name__)
 
@@ -115,7 +115,7 @@ class Session:
         self._writable = [r.size if r.flags & RegionFlags.WRITE else 0 for r in regions]
         self._defer = defer
         self._failed = failed
-        self._handlers: dict[int, Callable[[Message], Message]] = {
+        self._handlers: dict[int, Callable[[WireMessage], WireMessage]] = {
             Command.VERSION: self._version,
             Command.DMA_MAP: self._dma_map,
             Command.DMA_UNMAP: self._dma_unmap,
@@ -143,7 +143,7 @@ class Session:
         finally:
             self._end()
 
-    def handle(self, message: Message) -> None:
+    def handle(self, message: WireMessage) -> None:
         """Take one message and answer it. The one place where exceptions become errnos."""
         try:
             if message.is_reply:
@@ -164,7 +164,7 @@ class Session:
         if message.wants_reply:
             self._reply(message, answer)
 
-    def _dispatch(self, message: Message) -> Message:
+    def _dispatch(self, message: WireMessage) -> WireMessage:
         command = message.command
         if message.flags & _BAD_IN_COMMAND:
             raise ProtocolError(f"flags {message.flags:#x}")
@@ -179,12 +179,12 @@ class Session:
             raise ProtocolError(f"{wire.command_name(command)} while {self.state.value}")
         return handler(message)
 
-    def _refuse(self, message: Message, number: int, why: Exception) -> Message:
+    def _refuse(self, message: WireMessage, number: int, why: Exception) -> WireMessage:
         name = wire.errno_name(number)
         self._log.log(logging.INFO, "%s: %s: %s", Described(message), name, why)
         return message.error_reply(number)
 
-    def _reply(self, message: Message, answer: Message) -> None:
+    def _reply(self, message: WireMessage, answer: WireMessage) -> None:
         try:
             self._channel.send(answer)
         except OSError as error:  # its end is noticed in receive()
@@ -204,7 +204,7 @@ class Session:
 
     # Commands
 
-    def _version(self, message: Message) -> Message:
+    def _version(self, message: WireMessage) -> WireMessage:
         proposed, data = wire.Version.unpack_head(message.payload)
         peer = Capabilities.unpack(data)
         if proposed.major != wire.MAJOR:
@@ -217,7 +217,7 @@ class Session:
         # The answer may only name what was proposed; who sent no data understands none.
         return message.reply(agreed + (OWN_CAPABILITIES.pack(peer.named) if data else b""))
 
-    def _dma_map(self, message: Message) -> Message:
+    def _dma_map(self, message: WireMessage) -> WireMessage:
         request = wire.DmaMap.unpack(message.payload)
         if request.argsz != request.FORMAT.size or len(message.fds) > 1:
             raise ProtocolError(f"argsz {request.argsz}, {len(message.fds)} file descriptors")
@@ -227,7 +227,7 @@ class Session:
         )
         return message.reply()
 
-    def _dma_unmap(self, message: Message) -> Message:
+    def _dma_unmap(self, message: WireMessage) -> WireMessage:
         request = wire.DmaUnmap.unpack_padded(message.payload)
         # The descriptor that the range was mapped with may come along once more. It says nothing.
         if request.argsz < request.FORMAT.size or len(message.fds) > 1:
@@ -244,20 +244,20 @@ class Session:
             self.memory.unmap(request.address, request.size)
         return message.reply(request.pack())
 
-    def _device_info(self, message: Message) -> Message:
+    def _device_info(self, message: WireMessage) -> WireMessage:
         return message.reply(self._description.device_info(message.payload))
 
-    def _region_info(self, message: Message) -> Message:
+    def _region_info(self, message: WireMessage) -> WireMessage:
         max_fds = self.peer.max_msg_fds
         return message.reply(*self._description.region_info(message.payload, max_fds=max_fds))
 
-    def _region_io_fds(self, message: Message) -> Message:
+    def _region_io_fds(self, message: WireMessage) -> WireMessage:
         return message.reply(self._description.region_io_fds(message.payload))
 
-    def _irq_info(self, message: Message) -> Message:
+    def _irq_info(self, message: WireMessage) -> WireMessage:
         return message.reply(self._description.irq_info(message.payload))
 
-    def _set_irqs(self, message: Message) -> Message:
+    def _set_irqs(self, message: WireMessage) -> WireMessage:
         request, data = wire.IrqSet.unpack_head(message.payload)
         self.interrupts.set(request, data, message.fds)
         # A count of 0 was for the whole index.
@@ -265,7 +265,7 @@ class Session:
         self._device.irqs_changed(request.index, request.start, count)
         return message.reply()
 
-    def _region_read(self, message: Message) -> Message:
+    def _region_read(self, message: WireMessage) -> WireMessage:
         access = wire.RegionAccess.unpack(message.payload)
         self._check_access(access, self._readable)
         data = self._device.region_read(access.region, access.offset, access.count)
@@ -273,7 +273,7 @@ class Session:
             raise ValueError(f"the device returned {len(data)} bytes for {access}")
         return message.reply(message.payload + data)
 
-    def _region_write(self, message: Message) -> Message:
+    def _region_write(self, message: WireMessage) -> WireMessage:
         access, data = wire.RegionAccess.unpack_head(message.payload)
         self._check_access(access, self._writable)
         if len(data) != access.count:
@@ -281,7 +281,7 @@ class Session:
         self._device.region_write(access.region, access.offset, data)
         return message.reply(message.payload[: access.FORMAT.size])
 
-    def _region_write_multi(self, message: Message) -> Message:
+    def _region_write_multi(self, message: WireMessage) -> WireMessage:
         total, raw = wire.WriteCount.unpack_head(message.payload)
         if not total.count or len(raw) != total.count * _MULTI_ENTRY:
             raise ProtocolError(f"{len(raw)} bytes for {total.count} writes")
@@ -305,7 +305,7 @@ class Session:
                 return message.reply(wire.WriteCount(done).pack())
         return message.reply(total.pack())
 
-    def _reset(self, message: Message) -> Message:
+    def _reset(self, message: WireMessage) -> WireMessage:
         if message.payload:
             raise ProtocolError("DEVICE_RESET has no payload")
         self._device.reset()

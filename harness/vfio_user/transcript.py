@@ -14,7 +14,7 @@ from harness.errors import ProtocolError
 from harness.spec.vfio import Command, MessageFlags
 from harness.vfio_user import wire
 from harness.vfio_user.channel import Observer
-from harness.vfio_user.wire import Message
+from harness.vfio_user.wire import WireMessage
 
 log = logging.getLogger(__name__)
 
@@ -48,12 +48,12 @@ _SHOWN_PAYLOAD: Final = SHOWN_TEXT + wire.Version.FORMAT.size
 _IN_DECIMAL: Final = ("argsz", "count", "index", "region", "start", "major", "minor")
 
 
-def shortened(message: Message) -> Message:
+def shortened(message: WireMessage) -> WireMessage:
     """Return a copy that keeps no more of the payload than :func:`describe` shows."""
     kept = message.payload[:_SHOWN_PAYLOAD]
     fds = list(message.fds)
     left_out = len(message.payload) - len(kept)
-    return Message(
+    return WireMessage(
         message.id,
         message.command,
         message.flags,
@@ -65,7 +65,7 @@ def shortened(message: Message) -> Message:
     )
 
 
-def describe(message: Message) -> str:
+def describe(message: WireMessage) -> str:
     """Return one line that says what a message is, decoded, and bounded in length."""
     parts = [f"{message.id:04x} {wire.command_name(message.command)}"]
     if message.is_reply:
@@ -98,7 +98,7 @@ def describe(message: Message) -> str:
 class Described:
     """A message that is decoded only if a log handler wants its text."""
 
-    def __init__(self, message: Message):
+    def __init__(self, message: WireMessage):
         self._message = message
 
     def __str__(self) -> str:
@@ -120,14 +120,14 @@ class Transcript:
         self._file = path.open("w", buffering=1) if path else None
         self._count = 0
         self._start = time.monotonic()
-        self._tail: deque[tuple[float, str, Message]] = deque(maxlen=TRANSCRIPT_TAIL)
+        self._tail: deque[tuple[float, str, WireMessage]] = deque(maxlen=TRANSCRIPT_TAIL)
         self._lock = threading.Lock()
 
     def observer(self) -> Observer | None:
         """Return what a channel is to call, None when nothing listens: then it costs nothing."""
         return self._observe if self._file or log.isEnabledFor(logging.DEBUG) else None
 
-    def _observe(self, direction: str, message: Message) -> None:
+    def _observe(self, direction: str, message: WireMessage) -> None:
         log.debug("%s %s", direction, Described(message))
         if self._file is None:
             return

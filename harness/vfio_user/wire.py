@@ -44,7 +44,7 @@ _ERROR: Final = int(MessageFlags.ERROR)
 
 
 @dataclass(slots=True)
-class Message:
+class WireMessage:
     """One message. Its receiver owns ``fds``: take them out of the list, or close them.
 
     Not frozen, as one is made for every access of a guest and freezing it takes three times as
@@ -77,13 +77,13 @@ class Message:
         """Whether the sender of this command waits for an answer."""
         return not self.flags & _NO_REPLY
 
-    def reply(self, payload: bytes = b"", fds: Sequence[int] = ()) -> Message:
+    def reply(self, payload: bytes = b"", fds: Sequence[int] = ()) -> WireMessage:
         """Return the answer to this command."""
-        return Message(self.id, self.command, _REPLY, payload, 0, list(fds))
+        return WireMessage(self.id, self.command, _REPLY, payload, 0, list(fds))
 
-    def error_reply(self, number: int) -> Message:
+    def error_reply(self, number: int) -> WireMessage:
         """Return the answer that this command failed; ``number`` is an errno."""
-        return Message(self.id, self.command, _REPLY | _ERROR, b"", number)
+        return WireMessage(self.id, self.command, _REPLY | _ERROR, b"", number)
 
     def close_fds(self) -> None:
         """Close the file descriptors that nobody has taken."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from harness.devices.ledger import Event, Outcome
+from harness.devices.ledger import Event, Fate
 from harness.host.deadline import Deadline, wait_until
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import Store
@@ -87,7 +87,7 @@ def blocked(plugged: PluggedFunction, index: int) -> Event:
     Interrupt 1 has to be free to be raised besides.
     """
     event = plugged.model.raise_interrupt(Store.IMS, index)
-    wait_until(lambda: event.outcome is Outcome.BLOCKED, Deadline(5, "a blocked message"))
+    wait_until(lambda: event.fate is Fate.BLOCKED, Deadline(5, "a blocked message"))
     fence(plugged, Store.IMS, 1)
     assert not event.answered
     return event

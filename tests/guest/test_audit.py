@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices.ledger import Outcome
+from harness.devices.ledger import Fate
 from harness.remapping.audit import Kind
 from harness.spec.interrupt import Store
 from harness.testbed.plugged import STORES, PluggedFunction
@@ -58,7 +58,7 @@ def test_a_message_from_the_wrong_source_is_blocked_and_the_others_arrive(
     with damaged(vm, ims_device, 2, source_id=0x1234):
         event = ims_device.model.raise_interrupt(Store.IMS, 2)
         fence(ims_device, Store.IMS, 1)
-        assert event.outcome is Outcome.BLOCKED
+        assert event.fate is Fate.BLOCKED
         assert "0x26" in event.reason
         assert not event.answered
     deliver(ims_device, Store.IMS, 2)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from harness.devices.ledger import Event, Outcome
+from harness.devices.ledger import Event, Fate
 from harness.guest.kernel_log import Kind
 from harness.host.deadline import Deadline, wait_until
 from harness.spec import ims_function as regs
@@ -134,7 +134,7 @@ def test_a_message_to_memory_is_a_write_like_any_other(
     event = raise_message(vm, ims_device, bars, LOW_PAGE, 0x31)
     after = int.from_bytes(vm.machine.memory.read(LOW_PAGE, 4), "little")
     if vm.spec.iommu and vm.spec.iommu.dma_translation:
-        assert event.outcome is Outcome.BLOCKED
+        assert event.fate is Fate.BLOCKED
         assert after != 0x31
         fault = Deadline(5, "the record of the DMA fault")
         vm.expect_fault(FaultReason.NO_WRITE_PERMISSION, None, fault)

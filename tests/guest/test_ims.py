@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.devices.ims_function.address_map import Area
-from harness.devices.ledger import Outcome
+from harness.devices.ledger import Fate
 from harness.host.deadline import Deadline
 from harness.spec.ims_function import CompletionStatus
 from harness.spec.interrupt import Store
@@ -61,7 +61,7 @@ def test_a_masked_entry_is_held_and_delivered_once_on_unmask(
     held = model.raise_interrupt(Store.IMS, 2)
     again = model.raise_interrupt(Store.IMS, 2)
     fence(ims_device, Store.IMS, 1)
-    assert (held.outcome, again.outcome) == (Outcome.PENDING, Outcome.MERGED)
+    assert (held.fate, again.fate) == (Fate.PENDING, Fate.MERGED)
     assert runs(ims_device, Store.IMS, 2) == 0
 
     guest.unmask(Store.IMS, 2)
@@ -86,7 +86,7 @@ def test_a_freed_entry_holds_the_null_message_and_interrupts_nobody(
     assert (entry.address, entry.data, entry.masked) == (0, 0, True)
     event = model.raise_interrupt(Store.IMS, 1)
     fence(ims_device, Store.IMS, 0)
-    assert event.outcome is Outcome.PENDING
+    assert event.fate is Fate.PENDING
     assert not event.answered
     assert not model.ledger.findings()
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.devices.ims_function.address_map import Area
-from harness.devices.ledger import Outcome
+from harness.devices.ledger import Fate
 from harness.guest.control import ControlError
 from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
@@ -50,7 +50,7 @@ def test_a_masked_message_is_held_and_delivered_once_on_unmask(
     held = model.raise_interrupt(Store.MSI, 2)
     again = model.raise_interrupt(Store.MSI, 2)
     fence(ims_device, Store.MSI, 1)
-    assert (held.outcome, again.outcome) == (Outcome.PENDING, Outcome.MERGED)
+    assert (held.fate, again.fate) == (Fate.PENDING, Fate.MERGED)
     assert runs(ims_device, Store.MSI, 2) == 0
 
     guest.unmask(Store.MSI, 2)
@@ -92,6 +92,6 @@ def test_the_guest_is_content_with_fewer_messages_or_gets_an_error(
 def test_a_message_that_was_not_granted_is_never_sent(ims_device: PluggedFunction) -> None:
     ims_device.set_up(Store.MSI, 4)
     event = ims_device.model.raise_interrupt(Store.MSI, 4)
-    assert event.outcome is Outcome.DISABLED
+    assert event.fate is Fate.DISABLED
     fence(ims_device, Store.MSI, 0)
     ims_device.model.ledger.assert_quiet()

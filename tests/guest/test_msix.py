@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices.ledger import Outcome
+from harness.devices.ledger import Fate
 from harness.guest.control import ControlError
 from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
@@ -67,7 +67,7 @@ def test_the_function_mask_holds_every_vector(vm: Vm, ims_device: PluggedFunctio
     write(masked)
     held = [ims_device.model.raise_interrupt(Store.MSIX, index) for index in range(3)]
     # QEMU holds them too: the device's own mask shows in what became of them.
-    assert {event.outcome for event in held} == {Outcome.PENDING}
+    assert {event.fate for event in held} == {Fate.PENDING}
     ims_device.control.facts()  # a round trip through the guest
     assert not any(event.answered for event in held)
     assert [runs(ims_device, Store.MSIX, index) for index in range(3)] == [0, 0, 0]

@@ -35,7 +35,7 @@ from harness.spec.ims_function import ID_VALUE, Opcode, WorkDescriptor
 from harness.spec.vfio import Command, IrqIndexNumber
 from harness.vfio_user import wire
 from harness.vfio_user.client import Client
-from harness.vfio_user.wire import HEADER, Message
+from harness.vfio_user.wire import HEADER, WireMessage
 from tests.protocol import hostile_messages as bad
 from tests.protocol.hostile_messages import PAGE, PROBE, message
 
@@ -113,7 +113,7 @@ class Connection:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.socket.settimeout(Deadline(ANSWER_SECONDS, "").seconds)
         self.sent = 0
-        self.asked: list[Message] = []
+        self.asked: list[WireMessage] = []
         """What the server asked for and has no answer to."""
         self._received = bytearray()
         self._ready = select.poll()
@@ -128,7 +128,7 @@ class Connection:
             raw = raw[done:]
         self.socket.sendall(raw)
 
-    def _take(self) -> Iterator[Message]:
+    def _take(self) -> Iterator[WireMessage]:
         while len(self._received) >= HEADER.size:
             ident, command, size, flags, error = HEADER.unpack_from(self._received)
             if not HEADER.size <= size <= wire.MAX_MESSAGE:
@@ -137,7 +137,7 @@ class Connection:
                 return
             payload = bytes(self._received[HEADER.size : size])
             del self._received[:size]
-            yield Message(ident, command, flags, payload, error)
+            yield WireMessage(ident, command, flags, payload, error)
 
     def read(self, *, wait: bool = False) -> bool:
         """Take what is there; whether the answer to a probe is among it."""
@@ -160,7 +160,7 @@ class Connection:
     def probe(self) -> None:
         """Wait until the server has answered everything that was sent."""
         info = wire.DeviceInfo(wire.DeviceInfo.FORMAT.size).pack()
-        self.send(Message(PROBE, Command.DEVICE_GET_INFO, 0, info).pack())
+        self.send(WireMessage(PROBE, Command.DEVICE_GET_INFO, 0, info).pack())
         while not self.read(wait=True):
             pass
 
@@ -293,12 +293,12 @@ class Episode:
             for _ in range(rng.choice((1, 1, 1, 1, 2))):
                 if rng.random() < 0.2:
                     error = rng.choice((0, errno.EFAULT, errno.ETIMEDOUT, 0xFFFFFFFF))
-                    answer = Message(asked.id, command, 0x21, b"", error)
+                    answer = WireMessage(asked.id, command, 0x21, b"", error)
                 else:
-                    answer = Message(asked.id, command, 1, self._data(asked))
+                    answer = WireMessage(asked.id, command, 1, self._data(asked))
                 self._to.send(answer.pack(), self._fds.some(rng, rng.choice((0, 0, 0, 1))))
 
-    def _data(self, asked: Message) -> bytes:
+    def _data(self, asked: WireMessage) -> bytes:
         """Return the payload of an answer: a descriptor for the work queue, whole or in part."""
         rng = self._rng
         where = rng.choice((0, bad.BASE, (1 << 64) - 8, rng.randrange(1 << 64)))

@@ -9,7 +9,7 @@ from typing import Final
 from harness.spec.ims_function import Register
 from harness.spec.vfio import Command, DmaMapFlags, DmaUnmapFlags, IrqSetFlags, RegionIndex
 from harness.vfio_user import wire
-from harness.vfio_user.wire import HEADER, MAX_MESSAGE, Message
+from harness.vfio_user.wire import HEADER, MAX_MESSAGE, WireMessage
 
 PROBE: Final = 0xFFFF
 """Id of the messages that ask whether the server still answers; no other message has it."""
@@ -48,7 +48,7 @@ _WIDE_ENDS: Final = (0, 1, BASE, 1 << 63, (1 << 64) - PAGE, (1 << 64) - 64, (1 <
 def mutated(rng: random.Random) -> tuple[bytes, int]:
     """Return the bytes of a damaged message, and how many descriptors to send with it."""
     command, payload, fds = rng.choice(SOUND)
-    raw = bytearray(Message(rng.randrange(PROBE), command, 0, payload).pack())
+    raw = bytearray(WireMessage(rng.randrange(PROBE), command, 0, payload).pack())
     for _ in range(rng.randint(1, 4)):
         match rng.randrange(5):
             case 0:
@@ -79,7 +79,7 @@ def completed(raw: bytes) -> bytes:
 
 def message(rng: random.Random, command: int, payload: bytes = b"", *, flags: int = 0) -> bytes:
     """Return a message as it is given, with an id of its own."""
-    return Message(rng.randrange(PROBE), command, flags, payload).pack()
+    return WireMessage(rng.randrange(PROBE), command, flags, payload).pack()
 
 
 def register_write(register: int, value: int, *, region: int = 0, count: int = 4) -> bytes:

@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from harness.devices.ims_function.function import ImsFunction
-from harness.devices.ledger import Outcome
+from harness.devices.ledger import Fate
 from harness.events.limited_log import BURST
 from harness.spec.ims_function import BAR_IMS, Opcode, Register, WorkDescriptor
 from harness.spec.interrupt import Store
@@ -19,7 +19,7 @@ from harness.spec.vfio import Command
 from harness.vfio_user import requests
 from harness.vfio_user.client import Client
 from harness.vfio_user.client_memory import DmaWrite
-from harness.vfio_user.wire import DmaAccess, Message
+from harness.vfio_user.wire import DmaAccess, WireMessage
 from tests.protocol.device_guest import MESSAGE, RECORDS, Guest, guest_of, soon
 
 FIRE = WorkDescriptor(
@@ -39,12 +39,12 @@ class BadClient(Client):
         super().__init__(connection, dma_write=dma_write)
         self._whole, self._answer = self._answer, self._cut
 
-    def _serve(self, message: Message) -> None:
+    def _serve(self, message: WireMessage) -> None:
         if message.command == Command.DMA_READ and self.length is None:
             return
         super()._serve(message)
 
-    def _cut(self, message: Message) -> bytes:
+    def _cut(self, message: WireMessage) -> bytes:
         if message.command == Command.DMA_READ:
             self.before_read()
         answer = self._whole(message)
@@ -135,7 +135,7 @@ def test_an_interrupt_whose_record_cannot_be_written_is_dropped_and_says_why(gue
     guest.submit(memory, replace(FIRE, completion=0xDEAD_0000_0000))
     guest.wait_for_error()
     (event,) = guest.function.ledger.events()
-    assert event.outcome is Outcome.DROPPED
+    assert event.fate is Fate.DROPPED
     assert "completion record" in event.reason
     guest.function.ledger.assert_quiet()
     assert guest.no_message()

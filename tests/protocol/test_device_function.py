@@ -12,7 +12,7 @@ import pytest
 from harness.devices.ims_function.address_map import Area
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
-from harness.devices.ledger import FindingKind, Outcome
+from harness.devices.ledger import Fate, FindingKind
 from harness.errors import CheckFailed
 from harness.pci.access_log import AccessCount
 from harness.spec.ims_function import (
@@ -324,7 +324,7 @@ def test_control_reset_leaves_config_space_and_the_pci_stores_alone(guest: Guest
     assert guest.client.region_read(RegionIndex.CONFIG, 0, 256) == config
     assert guest.read(Register.CONTROL) == guest.read(Register.REFUSED) == 0
     assert guest.read(Register.UNANSWERED) == guest.read(Register.IMS_PENDING) == 0
-    assert guest.raise_ims(5).outcome is Outcome.PENDING
+    assert guest.raise_ims(5).fate is Fate.PENDING
     guest.function.raise_interrupt(Store.MSIX, 0)
     guest.next_message()
     assert guest.next_message() == (MESSAGE, 0x11)
@@ -346,8 +346,8 @@ def test_a_new_client_finds_the_function_as_after_power_on() -> None:
             dirty(guest)
         left = function.stores()  # kept to be looked at
         assert left != power_on
-        outcomes = {event.outcome for event in function.ledger.events()}
-        assert outcomes == {Outcome.DROPPED}
+        outcomes = {event.fate for event in function.ledger.events()}
+        assert outcomes == {Fate.DROPPED}
         with guest_of(function):
             assert function.stores() == power_on
 

@@ -11,7 +11,7 @@ import pytest
 from harness.devices.ims_function.address_map import Area
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
-from harness.devices.ledger import Outcome
+from harness.devices.ledger import Fate
 from harness.remapping.translate import Fault
 from harness.spec.ims_function import BAR_IMS, BAR_MSIX, Register
 from harness.spec.interrupt import Store
@@ -43,7 +43,7 @@ def test_msi_sends_the_base_message_with_the_index_in_its_low_bits(guest: Guest)
 def test_an_msi_that_was_not_granted_is_not_sent(guest: Guest) -> None:
     guest.enable_msi(2)
     event = guest.function.raise_interrupt(Store.MSI, 4)
-    assert event.outcome is Outcome.DISABLED
+    assert event.fate is Fate.DISABLED
     assert guest.no_message()
 
 
@@ -52,7 +52,7 @@ def test_a_masked_msi_is_pending_and_sent_once_on_unmask(guest: Guest) -> None:
     guest.mask_msi(1 << 1)
     first = guest.function.raise_interrupt(Store.MSI, 1)
     again = guest.function.raise_interrupt(Store.MSI, 1)
-    assert (first.outcome, again.outcome) == (Outcome.PENDING, Outcome.MERGED)
+    assert (first.fate, again.fate) == (Fate.PENDING, Fate.MERGED)
     assert guest.msi_pending() == 1 << 1
     assert guest.no_message()
     guest.mask_msi(0)
@@ -68,7 +68,7 @@ def test_disabling_msi_forgets_what_is_pending(guest: Guest) -> None:
     guest.mask_msi(1)
     event = guest.function.raise_interrupt(Store.MSI, 0)
     guest.write_config(guest.capability(CapabilityId.MSI) + 2, 2, 0)
-    assert event.outcome is Outcome.DROPPED
+    assert event.fate is Fate.DROPPED
     assert guest.msi_pending() == 0
     guest.enable_msi(2)
     guest.mask_msi(0)
@@ -79,7 +79,7 @@ def test_a_wired_msi_signals_its_eventfd_and_sends_no_message(guest: Guest) -> N
     guest.enable_msi(2)
     guest.wire(IrqIndexNumber.MSI, 4)
     event = guest.function.raise_interrupt(Store.MSI, 3)
-    assert event.outcome is Outcome.SENT
+    assert event.fate is Fate.SENT
     assert [guest.signals(3), guest.signals(0, within=0)] == [1, 0]
     assert guest.no_message()
 
@@ -112,7 +112,7 @@ def test_a_masked_msix_vector_is_pending_and_sent_once_on_unmask(guest: Guest) -
     guest.program(BAR_MSIX, 5, 0x55, mask=True)
     event = guest.function.raise_interrupt(Store.MSIX, 5)
     guest.function.raise_interrupt(Store.MSIX, 5)
-    assert event.outcome is Outcome.PENDING
+    assert event.fate is Fate.PENDING
     assert guest.client.region_read(BAR_MSIX, 0x8000, 4) == (1 << 5).to_bytes(4, "little")
     guest.mask(BAR_MSIX, 5, False)
     assert guest.next_message() == (MESSAGE, 0x55)
@@ -124,7 +124,7 @@ def test_function_mask_holds_every_vector(guest: Guest) -> None:
     guest.control_msix(function_mask=True)
     for index in (1, 2):
         guest.program(BAR_MSIX, index, index)
-        assert guest.function.raise_interrupt(Store.MSIX, index).outcome is Outcome.PENDING
+        assert guest.function.raise_interrupt(Store.MSIX, index).fate is Fate.PENDING
     guest.control_msix()
     assert [guest.next_message(), guest.next_message()] == [(MESSAGE, 1), (MESSAGE, 2)]
     assert guest.no_message()
@@ -132,17 +132,17 @@ def test_function_mask_holds_every_vector(guest: Guest) -> None:
 
 def test_msix_sends_nothing_while_it_is_off(guest: Guest) -> None:
     guest.program(BAR_MSIX, 0, 0x55)
-    assert guest.function.raise_interrupt(Store.MSIX, 0).outcome is Outcome.DISABLED
+    assert guest.function.raise_interrupt(Store.MSIX, 0).fate is Fate.DISABLED
     assert guest.no_message()
 
 
 def test_a_wired_msix_vector_is_the_clients_to_mask(guest: Guest) -> None:
     guest.control_msix()
     guest.wire(IrqIndexNumber.MSIX, 2)
-    assert guest.function.raise_interrupt(Store.MSIX, 1).outcome is Outcome.SENT
+    assert guest.function.raise_interrupt(Store.MSIX, 1).fate is Fate.SENT
     assert guest.signals(1) == 1
     guest.control_msix(function_mask=True)
-    assert guest.function.raise_interrupt(Store.MSIX, 1).outcome is Outcome.PENDING
+    assert guest.function.raise_interrupt(Store.MSIX, 1).fate is Fate.PENDING
     guest.control_msix()
     assert guest.signals(1) == 1
 
@@ -153,7 +153,7 @@ def test_what_waits_for_a_wire_is_signalled_when_it_comes(guest: Guest) -> None:
     assert guest.function.ledger.pending(Store.MSIX, 1) is event
     guest.wire(IrqIndexNumber.MSIX, 2)
     assert guest.signals(1) == 1
-    assert event.outcome is Outcome.SENT
+    assert event.fate is Fate.SENT
 
 
 # IMS
@@ -172,7 +172,7 @@ def test_a_masked_ims_entry_is_pending_and_sent_once_on_unmask(guest: Guest) -> 
     guest.program(BAR_IMS, 33, 0x77, mask=True)
     event = guest.raise_ims(33)
     guest.raise_ims(33)
-    assert event.outcome is Outcome.PENDING
+    assert event.fate is Fate.PENDING
     assert guest.read(Register.IMS_PENDING + 4) == 1 << 1
     assert guest.no_message()
     guest.mask(BAR_IMS, 33, False)
@@ -209,7 +209,7 @@ def test_a_mapped_entry_is_watched_while_it_is_pending_and_no_longer() -> None:
         event = guest.raise_ims(9)
         guest.raise_ims(9)
         assert "ims-watch" in [thread.name for thread in threading.enumerate()]
-        assert event.outcome is Outcome.PENDING
+        assert event.fate is Fate.PENDING
         assert guest.no_message()
         array[16 * 9 + 12] = 0
         assert guest.next_message() == (MESSAGE, 0x99)
@@ -218,7 +218,7 @@ def test_a_mapped_entry_is_watched_while_it_is_pending_and_no_longer() -> None:
             deadline.check()
         assert guest.no_message()
         array[16 * 9 + 12] = 1
-        assert guest.raise_ims(9).outcome is Outcome.PENDING  # a second watch begins
+        assert guest.raise_ims(9).fate is Fate.PENDING  # a second watch begins
         array[16 * 9 + 12] = 0
         assert guest.next_message() == (MESSAGE, 0x99)
 
@@ -241,7 +241,7 @@ def test_nothing_is_sent_without_bus_mastering(guest: Guest) -> None:
     guest.wire(IrqIndexNumber.MSIX, 1)
     guest.bus_master(False)
     for event in (guest.raise_ims(0), guest.function.raise_interrupt(Store.MSIX, 0)):
-        assert (event.outcome, event.reason) == (Outcome.BLOCKED, "bus mastering is off")
+        assert (event.fate, event.reason) == (Fate.BLOCKED, "bus mastering is off")
     assert guest.no_message()
     assert guest.signals(0, within=0) == 0
     assert guest.function.ledger.counts()["blocked"] == 2
@@ -250,7 +250,7 @@ def test_nothing_is_sent_without_bus_mastering(guest: Guest) -> None:
 def test_the_null_message_is_never_sent(guest: Guest) -> None:
     guest.mask(BAR_IMS, 0, False)
     event = guest.raise_ims(0)
-    assert event.outcome is Outcome.BLOCKED
+    assert event.fate is Fate.BLOCKED
     assert "null message" in event.reason
     assert guest.no_message()
 
@@ -260,9 +260,9 @@ def test_a_message_that_the_client_refuses_is_blocked_with_its_reason(guest: Gue
     guest.refused[0xFEE00BAD & ~3] = errno.EFAULT
     event = guest.raise_ims(0)
     deadline = soon("the verdict")
-    while event.outcome is Outcome.SENT:
+    while event.fate is Fate.SENT:
         deadline.check()
-    assert event.outcome is Outcome.BLOCKED
+    assert event.fate is Fate.BLOCKED
     assert "EFAULT" in event.reason
     assert guest.handle(Store.IMS, 0) == 0
 
@@ -285,7 +285,7 @@ def test_a_message_that_the_gate_refuses_is_not_sent_and_says_why() -> None:
         guest.program(BAR_IMS, 4, 0xBAD)
         event = guest.raise_ims(4)
         reason = "blocked at IRTE 7: source id mismatch (0x26), from 01:00.0"
-        assert (event.outcome, event.reason) == (Outcome.BLOCKED, reason)
+        assert (event.fate, event.reason) == (Fate.BLOCKED, reason)
         assert guest.no_message()
         guest.program(BAR_IMS, 4, 0xC0DE)
         guest.raise_ims(4)

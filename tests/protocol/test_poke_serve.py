@@ -19,7 +19,7 @@ from harness.host.process import Process, running
 from harness.spec.vfio import Command, MessageFlags
 from harness.vfio_user import wire
 from harness.vfio_user.client import Client
-from harness.vfio_user.wire import Message
+from harness.vfio_user.wire import WireMessage
 from tests.protocol.vfio_checks import soon
 
 
@@ -141,8 +141,8 @@ def test_what_nobody_reads_does_not_stop_the_server(tmp_path: Path) -> None:
         "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
     )
     argv = [sys.executable, "-c", script, "-m", "harness", "poke", "--serve", str(path)]
-    noise = Message(1, Command.DMA_READ, MessageFlags.REPLY, bytes(300)).pack()
-    version = Message(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack()
+    noise = WireMessage(1, Command.DMA_READ, MessageFlags.REPLY, bytes(300)).pack()
+    version = WireMessage(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack()
     with running(argv, name="poke", log=tmp_path / "log") as process:
         wait_until(path.is_socket, Deadline(60, "imsh poke --serve"))
         for _ in range(20):

@@ -22,7 +22,7 @@ from harness.vfio_user import wire
 from harness.vfio_user.channel import Channel
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
-from harness.vfio_user.wire import Message
+from harness.vfio_user.wire import WireMessage
 from tests.protocol.conftest import open_files
 from tests.protocol.scratch_device import BROKEN, MEMORY, ScratchDevice
 from tests.protocol.vfio_checks import ending_with, eventfds, refused, soon
@@ -61,7 +61,7 @@ def writers() -> int:
 def test_a_backlog_of_messages_of_any_size_takes_little_more_than_its_bytes(
     channel: Channel, size: int
 ) -> None:
-    message = Message(1, 9, 0, bytes(size))
+    message = WireMessage(1, 9, 0, bytes(size))
     with allocating(2_500_000), ending_with(ConnectionAbortedError, "unread"):
         for _ in range(1_000_000):
             channel.send(message)
@@ -70,9 +70,9 @@ def test_a_backlog_of_messages_of_any_size_takes_little_more_than_its_bytes(
 def test_what_a_peer_left_unread_is_dropped_when_it_is_cut_off(channel: Channel) -> None:
     with ending_with(ConnectionAbortedError):
         for _ in range(10_000):
-            channel.send(Message(1, 9, 0, bytes(5000)))
+            channel.send(WireMessage(1, 9, 0, bytes(5000)))
     with ending_with(ConnectionResetError):
-        channel.send(Message(1, 9))
+        channel.send(WireMessage(1, 9))
     assert not channel._backlog
     channel.close()
     assert writers() == 0
@@ -83,7 +83,7 @@ def test_small_messages_that_wait_arrive_whole_and_in_order(
 ) -> None:
     sent = b""
     for number in range(3000):
-        message = Message(number, 9, 0, bytes(number % 700))
+        message = WireMessage(number, 9, 0, bytes(number % 700))
         sent += message.pack()
         channel.send(message)
     ends[1].settimeout(5)
@@ -98,7 +98,7 @@ def test_descriptors_that_wait_are_bounded_and_closed(channel: Channel) -> None:
         before = len(open_files())
         with ending_with(ConnectionAbortedError):
             for _ in range(1000):
-                channel.send(Message(1, 9, 0, bytes(100_000), 0, fds))
+                channel.send(WireMessage(1, 9, 0, bytes(100_000), 0, fds))
                 assert len(open_files()) - before <= channel_module.MAX_BACKLOG_FDS
         channel.close()
         assert len(open_files()) <= before
@@ -110,7 +110,7 @@ def test_a_waiting_descriptor_arrives_with_its_own_message(
     with contextlib.closing(Channel(ends[1])) as peer, eventfds(1) as fds:
         for number in range(60):
             given = fds if number % 3 == 0 else []
-            channel.send(Message(number, 9, 0, bytes(20_000), 0, list(given)))
+            channel.send(WireMessage(number, 9, 0, bytes(20_000), 0, list(given)))
         for number in range(60):
             got = peer.receive()
             assert got is not None
@@ -121,7 +121,7 @@ def test_a_waiting_descriptor_arrives_with_its_own_message(
 def test_descriptors_that_come_with_a_message_in_pieces_are_bounded(
     channel: Channel, ends: tuple[socket.socket, socket.socket]
 ) -> None:
-    raw = Message(1, 9, 0, bytes(20)).pack()
+    raw = WireMessage(1, 9, 0, bytes(20)).pack()
     with eventfds(1) as fds:
         before = len(open_files())
         for place in range(len(raw) - 1):
@@ -137,9 +137,9 @@ def test_a_client_that_is_cut_off_is_waited_for_by_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(channel_module, "MAX_BACKLOG", MEGABYTE)
-    read = Message(1, Command.REGION_READ, 0, wire.RegionAccess(0, MEMORY, 4096).pack()).pack()
+    read = WireMessage(1, Command.REGION_READ, 0, wire.RegionAccess(0, MEMORY, 4096).pack()).pack()
     ends[1].settimeout(5)
-    ends[1].sendall(Message(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
+    ends[1].sendall(WireMessage(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
     with contextlib.suppress(ConnectionError):
         for _ in range(10_000):
             ends[1].sendall(read)
@@ -187,7 +187,7 @@ def test_a_client_cannot_flood_the_log(
 ) -> None:
     caplog.set_level(logging.INFO)
     for number in range(200):
-        client._channel.send(Message(number, Command.DMA_READ, MessageFlags.REPLY))
+        client._channel.send(WireMessage(number, Command.DMA_READ, MessageFlags.REPLY))
     client.device_info()
     assert len(caplog.records) == limited_log.BURST
 

@@ -11,7 +11,7 @@ import pytest
 
 from harness.vfio_user import channel as channel_module
 from harness.vfio_user.channel import Channel, FramingError
-from harness.vfio_user.wire import HEADER, MAX_DATA, Message
+from harness.vfio_user.wire import HEADER, MAX_DATA, WireMessage
 from tests.protocol.vfio_checks import ending_with, eventfds
 
 
@@ -29,7 +29,7 @@ def channel(ends: tuple[socket.socket, socket.socket]) -> Iterator[Channel]:
 
 
 def message(ident: int, size: int = 20) -> bytes:
-    return Message(ident, 9, 0, bytes(size)).pack()
+    return WireMessage(ident, 9, 0, bytes(size)).pack()
 
 
 def received(channel: Channel) -> tuple[int, int]:
@@ -75,7 +75,7 @@ def test_descriptors_that_were_never_asked_for_are_closed_with_the_channel(
 def test_messages_of_all_sizes_arrive_whole(channel: Channel, ours: socket.socket) -> None:
     sizes = [0, 1, 65519, 65520, 65521, 200_000, 3, MAX_DATA, 7]
     data = [os.urandom(size) for size in sizes]
-    stream = b"".join(Message(n, 9, 0, part).pack() for n, part in enumerate(data))
+    stream = b"".join(WireMessage(n, 9, 0, part).pack() for n, part in enumerate(data))
     writer = threading.Thread(target=ours.sendall, args=(stream,))
     writer.start()
     for number, part in enumerate(data):
@@ -99,13 +99,13 @@ def test_a_size_that_cannot_be_right_carries_the_header_to_answer(
     ours.sendall(HEADER.pack(7, 9, 15, 0, 0))
     with pytest.raises(FramingError, match="15 bytes") as caught:
         channel.receive()
-    assert caught.value.header == Message(7, 9)
+    assert caught.value.header == WireMessage(7, 9)
 
 
 def test_a_message_larger_than_the_socket_holds_is_sent_whole_and_holds_nobody_up(
     channel: Channel, ours: socket.socket
 ) -> None:
-    sent = [Message(n, 9, 0, os.urandom(MAX_DATA)) for n in range(3)]
+    sent = [WireMessage(n, 9, 0, os.urandom(MAX_DATA)) for n in range(3)]
     for part in sent:
         channel.send(part)
     expected = b"".join(part.pack() for part in sent)
@@ -118,15 +118,15 @@ def test_a_message_larger_than_the_socket_holds_is_sent_whole_and_holds_nobody_u
 def test_a_descriptor_that_waits_its_turn_may_be_closed_by_its_owner(
     channel: Channel, ours: socket.socket
 ) -> None:
-    first = Message(1, 9, 0, bytes(MAX_DATA))
+    first = WireMessage(1, 9, 0, bytes(MAX_DATA))
     channel.send(first)
     with eventfds(1) as fds:
-        channel.send(Message(2, 9, 0, b"", 0, list(fds)))
+        channel.send(WireMessage(2, 9, 0, b"", 0, list(fds)))
     left = HEADER.size + MAX_DATA
     while left:
         left -= len(ours.recv(left))
     data, got, _, _ = socket.recv_fds(ours, 100, 4)
-    assert data == Message(2, 9).pack()
+    assert data == WireMessage(2, 9).pack()
     assert len(got) == 1
     os.close(got[0])
 
@@ -134,7 +134,7 @@ def test_a_descriptor_that_waits_its_turn_may_be_closed_by_its_owner(
 def test_a_closed_channel_refuses_to_send(channel: Channel, ours: socket.socket) -> None:
     channel.shutdown()
     with pytest.raises(ConnectionResetError):
-        channel.send(Message(1, 9))
+        channel.send(WireMessage(1, 9))
 
 
 def test_a_backlog_that_grows_too_large_ends_the_connection(
@@ -143,5 +143,5 @@ def test_a_backlog_that_grows_too_large_ends_the_connection(
     monkeypatch.setattr(channel_module, "MAX_BACKLOG", 2 * MAX_DATA)
     with ending_with(ConnectionAbortedError, "unread"):
         for number in range(4):
-            channel.send(Message(number, 9, 0, bytes(MAX_DATA)))
+            channel.send(WireMessage(number, 9, 0, bytes(MAX_DATA)))
     assert channel.receive() is None

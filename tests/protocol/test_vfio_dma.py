@@ -86,7 +86,7 @@ def test_direct_dma_can_be_forbidden(
 ) -> None:
     seen: list[str] = []
 
-    def watch(direction: str, message: wire.Message) -> None:
+    def watch(direction: str, message: wire.WireMessage) -> None:
         if message.command == Command.DMA_READ:
             seen.append(direction)
 

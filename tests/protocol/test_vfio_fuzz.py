@@ -11,7 +11,7 @@ import pytest
 from harness.spec.vfio import Command
 from harness.vfio_user import wire
 from harness.vfio_user.server import device_server
-from harness.vfio_user.wire import HEADER, Message
+from harness.vfio_user.wire import HEADER, WireMessage
 from tests.protocol.hostile_messages import PROBE, VERSION, completed, mutated
 from tests.protocol.scratch_device import ScratchDevice
 from tests.protocol.vfio_checks import eventfds, soon
@@ -43,7 +43,7 @@ def test_damaged_messages_are_answered_or_end_the_connection(
     device: ScratchDevice, seed: int
 ) -> None:
     rng = random.Random(seed)
-    probe = Message(PROBE, Command.DEVICE_GET_INFO, 0, wire.DeviceInfo(16).pack()).pack()
+    probe = WireMessage(PROBE, Command.DEVICE_GET_INFO, 0, wire.DeviceInfo(16).pack()).pack()
     left, closed = 250, 0
     with eventfds(4) as fds:
         while left:
@@ -51,7 +51,7 @@ def test_damaged_messages_are_answered_or_end_the_connection(
             with ours, device_server(device, server_end) as server:
                 ours.settimeout(10)
                 if rng.random() < 0.9:  # else whatever comes has come too early
-                    ours.sendall(Message(0, Command.VERSION, 0, VERSION).pack())
+                    ours.sendall(WireMessage(0, Command.VERSION, 0, VERSION).pack())
                 while left:
                     left -= 1
                     raw, count = mutated(rng)

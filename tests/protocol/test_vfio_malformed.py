@@ -14,7 +14,7 @@ from harness.spec.vfio import Command, IrqSetFlags, MessageFlags
 from harness.vfio_user import wire
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
-from harness.vfio_user.wire import HEADER, MAX_MESSAGE, Message
+from harness.vfio_user.wire import HEADER, MAX_MESSAGE, WireMessage
 from tests.protocol.scratch_device import MEMORY, SHORT, ScratchDevice
 from tests.protocol.vfio_checks import ending_with, eventfds, refused, soon
 
@@ -206,7 +206,7 @@ def test_more_descriptors_than_announced_are_refused_and_closed(client: Client) 
 def test_descriptors_of_a_posted_command_that_fails_are_closed(client: Client) -> None:
     with eventfds(2) as fds:
         client._channel.send(
-            Message(9, Command.DEVICE_RESET, MessageFlags.NO_REPLY, b"", 0, list(fds))
+            WireMessage(9, Command.DEVICE_RESET, MessageFlags.NO_REPLY, b"", 0, list(fds))
         )
     client.device_info()
 
@@ -214,7 +214,7 @@ def test_descriptors_of_a_posted_command_that_fails_are_closed(client: Client) -
 def test_a_reply_to_nothing_is_dropped(client: Client) -> None:
     with eventfds(1) as fds:
         client._channel.send(
-            Message(77, Command.DMA_READ, MessageFlags.REPLY, bytes(20), 0, list(fds))
+            WireMessage(77, Command.DMA_READ, MessageFlags.REPLY, bytes(20), 0, list(fds))
         )
     client.device_info()
 
@@ -252,11 +252,11 @@ def end_of(connection: socket.socket) -> bool:
 
 
 def test_a_message_may_come_in_pieces(client: Client, server: DeviceServer) -> None:
-    message = Message(5, Command.REGION_READ, 0, ACCESS).pack()
+    message = WireMessage(5, Command.REGION_READ, 0, ACCESS).pack()
     ours, theirs = socket.socketpair()
     with ours, theirs, ScratchServer(theirs):
         ours.settimeout(5)
-        version = Message(1, Command.VERSION, 0, wire.Version(0, 0).pack()).pack()
+        version = WireMessage(1, Command.VERSION, 0, wire.Version(0, 0).pack()).pack()
         for byte in version + message:
             ours.sendall(bytes([byte]))
         replies = b""
@@ -284,9 +284,9 @@ def test_many_messages_may_come_at_once(ends: tuple[socket.socket, socket.socket
     server_end, ours = ends
     with ScratchServer(server_end):
         ours.settimeout(5)
-        stream = Message(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack()
+        stream = WireMessage(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack()
         stream += b"".join(
-            Message(n, Command.REGION_READ, 0, ACCESS).pack() for n in range(1, 3000)
+            WireMessage(n, Command.REGION_READ, 0, ACCESS).pack() for n in range(1, 3000)
         )
         writer = threading.Thread(target=ours.sendall, args=(stream,))
         writer.start()
@@ -305,12 +305,14 @@ def test_descriptors_stay_with_their_message_in_a_stream(
     wired = IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER
     with ScratchServer(server_end), eventfds(8) as fds:
         ours.settimeout(5)
-        ours.sendall(Message(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
+        ours.sendall(WireMessage(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
         for vector, fd in enumerate(fds):
-            ours.sendall(Message(1, Command.REGION_READ, 0, ACCESS).pack())
+            ours.sendall(WireMessage(1, Command.REGION_READ, 0, ACCESS).pack())
             set_irqs = wire.IrqSet(20, wired, 1, vector, 1).pack()
-            socket.send_fds(ours, [Message(2, Command.DEVICE_SET_IRQS, 0, set_irqs).pack()], [fd])
-            ours.sendall(Message(3, Command.REGION_READ, 0, ACCESS).pack())
+            socket.send_fds(
+                ours, [WireMessage(2, Command.DEVICE_SET_IRQS, 0, set_irqs).pack()], [fd]
+            )
+            ours.sendall(WireMessage(3, Command.REGION_READ, 0, ACCESS).pack())
         replies = b""
         while len(replies) < 20 + 8 * (36 + 16 + 36):
             replies += ours.recv(1 << 16)
@@ -346,14 +348,14 @@ def test_a_reply_that_names_another_command_is_dropped(
     with device_server(device, ends[0]):
         ours = ends[1]
         ours.settimeout(5)
-        ours.sendall(Message(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
+        ours.sendall(WireMessage(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
         ours.recv(100)
         assert device.bus is not None
         verdict = device.bus.send_message(0xFEE00000, 0x21)
         ident, command, _, _, _ = HEADER.unpack_from(ours.recv(100))
         assert command == Command.DMA_WRITE
-        asked = Message(ident, command)
-        ours.sendall(Message(ident, Command.DMA_READ, MessageFlags.REPLY).pack())
+        asked = WireMessage(ident, command)
+        ours.sendall(WireMessage(ident, Command.DMA_READ, MessageFlags.REPLY).pack())
         ours.sendall(asked.error_reply(errno.EFAULT).pack())
         with refused(errno.EFAULT):
             verdict.result(5)

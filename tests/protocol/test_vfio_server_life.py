@@ -21,7 +21,7 @@ from harness.vfio_user import transcript as transcript_module
 from harness.vfio_user import wire
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
-from harness.vfio_user.wire import HEADER, Message
+from harness.vfio_user.wire import HEADER, WireMessage
 from tests.protocol.scratch_device import BROKEN, MEMORY, ScratchDevice
 from tests.protocol.vfio_checks import ending_with, eventfds, refused, signals, soon
 
@@ -196,11 +196,13 @@ def test_a_client_that_does_not_read_holds_nobody_up(
     ours = ends[1]
     ours.settimeout(10)
     asked = 400
-    read = Message(1, Command.REGION_READ, 0, wire.RegionAccess(0, MEMORY, 4096).pack()).pack()
-    ours.sendall(Message(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
+    read = WireMessage(1, Command.REGION_READ, 0, wire.RegionAccess(0, MEMORY, 4096).pack()).pack()
+    ours.sendall(WireMessage(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
     for _ in range(asked):  # 1.6 MB of replies: more than a socket holds
         ours.sendall(read)
-    done = Message(2, Command.REGION_WRITE, 0x10, wire.RegionAccess(8, MEMORY, 1).pack() + b"\1")
+    done = WireMessage(
+        2, Command.REGION_WRITE, 0x10, wire.RegionAccess(8, MEMORY, 1).pack() + b"\1"
+    )
     ours.sendall(done.pack())
     wait_until(lambda: device.memory[8] == 1, soon("the write behind the reads"))
     expected = 20 + asked * (HEADER.size + 16 + 4096)
@@ -217,9 +219,9 @@ def test_a_client_that_never_reads_is_cut_off(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("harness.vfio_user.channel.MAX_BACKLOG", 1 << 20)
-    read = Message(1, Command.REGION_READ, 0, wire.RegionAccess(0, MEMORY, 4096).pack()).pack()
+    read = WireMessage(1, Command.REGION_READ, 0, wire.RegionAccess(0, MEMORY, 4096).pack()).pack()
     ends[1].settimeout(5)
-    ends[1].sendall(Message(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
+    ends[1].sendall(WireMessage(0, Command.VERSION, 0, wire.Version(0, 0).pack()).pack())
     with ending_with(ConnectionError):
         for _ in range(2000):
             ends[1].sendall(read)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from harness.remapping.audit import (
-    Finding,
+    Disagreement,
     GuestInterrupt,
     Kind,
     audit,
@@ -154,7 +154,7 @@ class System:
     def set_view(self, store: Store, index: int, **fields: Any) -> None:
         self.stores[store, index] = replace(self.stores[store, index], **fields)
 
-    def audit(self) -> list[Finding]:
+    def audit(self) -> list[Disagreement]:
         return audit(
             self.entries,
             list(self.interrupts.values()),
@@ -165,7 +165,7 @@ class System:
     def kinds(self) -> list[Kind]:
         return [finding.kind for finding in self.audit()]
 
-    def only_finding(self) -> Finding:
+    def only_finding(self) -> Disagreement:
         (finding,) = self.audit()
         return finding
 
@@ -226,7 +226,10 @@ def test_a_wide_destination_in_xapic_mode_has_reserved_bits(system: System) -> N
 
 def test_the_reserved_source_validation_is_named(system: System) -> None:
     system.set_entry(19, source_validation=0b11)
-    assert system.kinds() == [Kind.RESERVED_BITS, Kind.WRONG_SOURCE_VALIDATION]
+    assert system.kinds() == [
+        Kind.RESERVED_BITS,
+        Kind.WRONG_SOURCE_VALIDATION,
+    ]
 
 
 @pytest.mark.parametrize(
@@ -305,7 +308,10 @@ def test_a_store_that_names_an_absent_entry_is_named(system: System) -> None:
 
 def test_a_compatibility_message_in_a_store_behind_remapping_is_named(system: System) -> None:
     system.set_view(Store.IMS, 7, address=0xFEE01000, data=0x26)
-    assert system.kinds() == [Kind.COMPATIBILITY_FORMAT, Kind.MESSAGE_DIFFERS]
+    assert system.kinds() == [
+        Kind.COMPATIBILITY_FORMAT,
+        Kind.MESSAGE_DIFFERS,
+    ]
 
 
 def test_a_compatibility_message_is_sound_without_remapping() -> None:

@@ -11,9 +11,9 @@ from harness.devices import ledger as ledger_module
 from harness.devices.ledger import (
     EVENT_BYTES,
     Event,
+    Fate,
     FindingKind,
     Ledger,
-    Outcome,
 )
 from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
@@ -28,7 +28,7 @@ def ledger() -> Ledger:
 
 def sent(ledger: Ledger, index: int = 0, store: Store = Store.IMS) -> Event:
     event = ledger.open(store, index)
-    assert ledger.settle(event, Outcome.SENT)
+    assert ledger.settle(event, Fate.SENT)
     return event
 
 
@@ -67,8 +67,8 @@ def test_a_slot_does_not_show_another_interrupt(ledger: Ledger) -> None:
     assert ledger.oldest(Store.MSIX, 1) == 0
 
 
-@pytest.mark.parametrize("outcome", [Outcome.PENDING, Outcome.BLOCKED, Outcome.DISABLED])
-def test_a_slot_shows_nothing_that_was_not_sent(ledger: Ledger, outcome: Outcome) -> None:
+@pytest.mark.parametrize("outcome", [Fate.PENDING, Fate.BLOCKED, Fate.DISABLED])
+def test_a_slot_shows_nothing_that_was_not_sent(ledger: Ledger, outcome: Fate) -> None:
     ledger.settle(ledger.open(Store.IMS, 0), outcome)
     assert ledger.oldest(Store.IMS, 0) == 0
     assert ledger.unanswered == 0
@@ -77,7 +77,7 @@ def test_a_slot_shows_nothing_that_was_not_sent(ledger: Ledger, outcome: Outcome
 def test_a_message_refused_late_leaves_the_slot(ledger: Ledger) -> None:
     event = sent(ledger)
     assert ledger.unanswered == 1
-    ledger.settle(event, Outcome.BLOCKED, "no entry")
+    ledger.settle(event, Fate.BLOCKED, "no entry")
     assert ledger.oldest(Store.IMS, 0) == 0
     assert ledger.unanswered == 0
 
@@ -94,7 +94,7 @@ def test_an_unanswered_event_is_named_as_lost(ledger: Ledger) -> None:
 
 def test_waiting_for_a_blocked_event_fails_at_once_and_says_why(ledger: Ledger) -> None:
     event = ledger.open(Store.IMS, 5)
-    ledger.settle(event, Outcome.BLOCKED, "wrong source id")
+    ledger.settle(event, Fate.BLOCKED, "wrong source id")
     with pytest.raises(CheckFailed, match="wrong source id"):
         ledger.wait_answered(event, Deadline(60, "the answer"))
     assert not ledger.findings()
@@ -141,14 +141,14 @@ def test_an_answer_to_a_number_never_given_is_a_stray(ledger: Ledger) -> None:
 
 def test_an_answer_to_a_pending_event_is_a_stray(ledger: Ledger) -> None:
     event = ledger.open(Store.IMS, 0)
-    ledger.settle(event, Outcome.PENDING)
+    ledger.settle(event, Fate.PENDING)
     ledger.answer(Store.IMS, 0, event.sequence, 0)
     assert kinds(ledger) == [FindingKind.STRAY]
 
 
 def test_an_answer_to_a_blocked_event_is_a_stray(ledger: Ledger) -> None:
     event = sent(ledger)
-    ledger.settle(event, Outcome.BLOCKED, "refused")
+    ledger.settle(event, Fate.BLOCKED, "refused")
     ledger.answer(Store.IMS, 0, event.sequence, 0)
     assert kinds(ledger) == [FindingKind.STRAY]
 
@@ -156,14 +156,14 @@ def test_an_answer_to_a_blocked_event_is_a_stray(ledger: Ledger) -> None:
 def test_a_refusal_after_the_answer_is_a_stray(ledger: Ledger) -> None:
     event = sent(ledger)
     ledger.answer(Store.IMS, 0, event.sequence, 0)
-    assert not ledger.settle(event, Outcome.BLOCKED, "refused")
+    assert not ledger.settle(event, Fate.BLOCKED, "refused")
     assert kinds(ledger) == [FindingKind.STRAY]
-    assert event.outcome is Outcome.SENT
+    assert event.fate is Fate.SENT
 
 
 def test_quiet_names_what_is_outstanding(ledger: Ledger) -> None:
     sent(ledger, 8)
-    ledger.settle(ledger.open(Store.MSI, 2), Outcome.PENDING)
+    ledger.settle(ledger.open(Store.MSI, 2), Fate.PENDING)
     with pytest.raises(CheckFailed) as caught:
         ledger.assert_quiet()
     assert "event 1 on IMS 8, sent" in str(caught.value)
@@ -182,27 +182,27 @@ def test_quiet_names_each_finding_since_the_mark_only(ledger: Ledger) -> None:
 
 def test_dropping_everything_ends_what_lives_and_returns_it(ledger: Ledger) -> None:
     pending = ledger.open(Store.IMS, 0)
-    ledger.settle(pending, Outcome.PENDING)
+    ledger.settle(pending, Fate.PENDING)
     out = sent(ledger, 1)
     assert ledger.drop_all("reset") == [pending, out]
     ledger.assert_quiet()
     assert ledger.pending(Store.IMS, 0) is None
     assert ledger.oldest(Store.IMS, 1) == 0
-    assert not ledger.settle(out, Outcome.BLOCKED, "too late")
-    assert out.outcome is Outcome.DROPPED
+    assert not ledger.settle(out, Fate.BLOCKED, "too late")
+    assert out.fate is Fate.DROPPED
 
 
 def test_an_event_that_has_ended_cannot_be_sent(ledger: Ledger) -> None:
     event = ledger.open(Store.IMS, 0)
-    ledger.settle(event, Outcome.DISABLED)
+    ledger.settle(event, Fate.DISABLED)
     with pytest.raises(ValueError, match="cannot become sent"):
-        ledger.settle(event, Outcome.SENT)
+        ledger.settle(event, Fate.SENT)
 
 
 def test_every_outcome_is_counted(ledger: Ledger) -> None:
     event = sent(ledger)
     ledger.answer(Store.IMS, 0, event.sequence, 0)
-    ledger.settle(ledger.open(Store.IMS, 0), Outcome.BLOCKED)
+    ledger.settle(ledger.open(Store.IMS, 0), Fate.BLOCKED)
     counts = ledger.counts()
     assert (counts["raised"], counts["sent"], counts["blocked"], counts["answered"]) == (2, 1, 1, 1)
 
@@ -215,7 +215,7 @@ def test_of_too_many_unanswered_events_the_oldest_is_given_up_and_named_as_lost(
 ) -> None:
     monkeypatch.setattr(ledger_module, "MOST_UNANSWERED", 3)
     events = [sent(ledger, index) for index in range(4)]
-    assert [event.outcome for event in events[:2]] == [Outcome.DROPPED, Outcome.SENT]
+    assert [event.fate for event in events[:2]] == [Fate.DROPPED, Fate.SENT]
     assert (ledger.unanswered, ledger.oldest(Store.IMS, 0)) == (3, 0)
     assert kinds(ledger) == [FindingKind.LOST]
     with pytest.raises(CheckFailed, match="newer ones are unanswered"):

@@ -21,7 +21,7 @@ import pytest
 
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
-from harness.devices.ledger import Outcome
+from harness.devices.ledger import Fate
 from harness.spec.ims_function import (
     BAR_CONTROL,
     BAR_IMS,
@@ -144,7 +144,7 @@ class Guest:
     def pending_events(self) -> set[tuple[Store, int]]:
         """Return every interrupt with an event that is pending."""
         events = self.function.ledger.events()
-        return {(e.store, e.index) for e in events if e.outcome is Outcome.PENDING}
+        return {(e.store, e.index) for e in events if e.fate is Fate.PENDING}
 
 
 @pytest.fixture
@@ -215,8 +215,8 @@ def test_no_message_leaves_behind_its_mask_and_a_raise_under_it_is_held(
         def work(rng: random.Random) -> None:
             guest.mask_ims(index, True)
             client.forbidden.add(index)
-            outcome = guest.function.raise_interrupt(Store.IMS, index).outcome
-            assert outcome in (Outcome.PENDING, Outcome.MERGED)
+            outcome = guest.function.raise_interrupt(Store.IMS, index).fate
+            assert outcome in (Fate.PENDING, Fate.MERGED)
             assert guest.ims_pending(index)
             before = client.sent[index]
             client.forbidden.discard(index)
@@ -256,7 +256,7 @@ def test_pending_bits_and_pending_events_agree_after_resets(
         together(0.02, rng, reset, unmask, everything, everything, guest.look_around)
         assert guest.pending() == guest.pending_events()
         events = guest.function.ledger.events()
-        assert [event for event in events if event.outcome is Outcome.RAISED] == []
+        assert [event for event in events if event.fate is Fate.RAISED] == []
 
 
 def test_an_interrupt_that_is_rewired_meanwhile_is_not_refused(

@@ -21,7 +21,7 @@ from harness.build.toolchain import Toolchain
 from harness.cli.main import main
 from harness.doctor import Supplies, examine
 from harness.errors import LaunchError, MissingRequirement
-from harness.host.requirements import Diagnosis, Status, attempt
+from harness.host.requirements import Diagnosis, Presence, attempt
 from harness.testbed.supplies import DEFAULT_KERNEL, make_provisioner
 
 # The host
@@ -71,7 +71,7 @@ def test_a_slow_machine_is_told_how_to_stretch_time_outs(
 ) -> None:
     monkeypatch.setattr(doctor, "SLOW", slow)
     answer = doctor.try_speed()
-    assert answer.status is Status.FOUND
+    assert answer.status is Presence.FOUND
     assert (answer.hint is not None) is hinted
 
 
@@ -111,14 +111,14 @@ def test_what_imsh_makes_by_itself_is_not_missing(provisioner: Provisioner) -> N
     supplies = Supplies(provisioner)
     (recipe, *_) = provisioner.recipes.kernels.values()
     answers = [supplies.find_qemu(), supplies.find_guest(recipe)]
-    assert [answer.status for answer in answers] == [Status.NOT_BUILT] * 2
+    assert [answer.status for answer in answers] == [Presence.NOT_BUILT] * 2
     assert f"`imsh build {recipe.name}`" in str(answers[1].hint)
 
 
 def test_nothing_is_booted_before_a_guest_is_built(provisioner: Provisioner) -> None:
     supplies = Supplies(provisioner)
     for answer in (supplies.try_emulation(), supplies.try_kvm()):
-        assert answer.status is Status.NOT_TRIED
+        assert answer.status is Presence.NOT_TRIED
         assert (answer.detail, answer.hint) == ("build a guest kernel first", "imsh build")
 
 
@@ -182,12 +182,12 @@ def test_a_machine_without_any_tool_is_described_to_the_end(
 ) -> None:
     monkeypatch.setenv("IMSH_MIRROR", "not an archive")
     found = {item.name: item for item in examine()}
-    assert found["cache and recipes"].status is Status.FOUND
+    assert found["cache and recipes"].status is Presence.FOUND
     for name in ("setpriv", "perl", "user namespaces", "package archive"):
         assert found[name].is_fatal
         assert found[name].hint
-    assert found[f"guest {DEFAULT_KERNEL}"].status is Status.NOT_BUILT
-    assert found["KVM"].status is Status.NOT_TRIED
+    assert found[f"guest {DEFAULT_KERNEL}"].status is Presence.NOT_BUILT
+    assert found["KVM"].status is Presence.NOT_TRIED
     assert not found["KVM"].required
 
 
@@ -216,7 +216,7 @@ def test_the_command_prints_the_hint_below_what_is_missing(
 def test_what_is_optional_does_not_fail_the_command(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = [Diagnosis("KVM", Status.MISSING, False, "none")]
+    answers = [Diagnosis("KVM", Presence.MISSING, False, "none")]
     monkeypatch.setattr("harness.cli.doctor.examine", lambda: iter(answers))
     assert main(["doctor"]) == 0
     assert "KVM (optional)" in capsys.readouterr().out

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.guest.kernel_log import DmarFault, Kind, alarm, findings
+from harness.guest.kernel_log import DmarFault, Kind, alarm, complaints
 
 # fmt: off
 LINES = [
@@ -76,17 +76,17 @@ OOPS = """\
 
 @pytest.mark.parametrize(("kind", "line"), LINES)
 def test_each_kind_is_known_by_its_line(kind: Kind, line: str) -> None:
-    assert [finding.kind for finding in findings(line)] == [kind]
+    assert [finding.kind for finding in complaints(line)] == [kind]
 
 
 @pytest.mark.parametrize("line", HARMLESS)
 def test_ordinary_lines_are_no_findings(line: str) -> None:
-    assert findings(line) == []
+    assert complaints(line) == []
     assert alarm(line) is None
 
 
 def test_a_line_may_carry_a_level_and_a_thread() -> None:
-    assert findings("<4>[    5.7][  T109] WARNING: x at y")[0].kind is Kind.WARNING
+    assert complaints("<4>[    5.7][  T109] WARNING: x at y")[0].kind is Kind.WARNING
 
 
 def test_what_no_guest_survives_is_an_alarm() -> None:
@@ -103,42 +103,42 @@ def test_what_no_guest_survives_is_an_alarm() -> None:
 
 
 def test_a_report_is_whole_from_its_cut_line_to_its_end() -> None:
-    (finding,) = findings("\n".join(WARN_WITH_TEXT))
+    (finding,) = complaints("\n".join(WARN_WITH_TEXT))
     assert list(finding.lines) == WARN_WITH_TEXT[1:-1]
     assert finding.line_number == 2
 
 
 def test_an_oops_is_one_finding_up_to_the_marker_behind_its_trace() -> None:
-    (finding,) = findings("\n".join(OOPS))
+    (finding,) = complaints("\n".join(OOPS))
     assert list(finding.lines) == OOPS[1:-1]
 
 
 def test_a_title_is_the_line_that_tells() -> None:
-    (finding,) = findings("\n".join(WARN_WITH_TEXT))
+    (finding,) = complaints("\n".join(WARN_WITH_TEXT))
     assert str(finding) == (
         "warning (line 2): WARNING: crash.c:9 at crash_init+0x40/0xff0 [crash], CPU#0: insmod/123"
     )
 
 
 def test_a_report_without_an_end_stops_at_the_line_that_names_it() -> None:
-    (finding,) = findings("\n".join(WARN_WITH_TEXT[:6]))
+    (finding,) = complaints("\n".join(WARN_WITH_TEXT[:6]))
     assert list(finding.lines) == WARN_WITH_TEXT[1:4]
 
 
 def test_a_panic_after_an_oops_is_a_finding_of_its_own() -> None:
     panic = "[    8.5] Kernel panic - not syncing: Fatal exception"
-    kinds = [finding.kind for finding in findings("\n".join([*OOPS, panic]))]
+    kinds = [finding.kind for finding in complaints("\n".join([*OOPS, panic]))]
     assert kinds == [Kind.OOPS, Kind.PANIC]
 
 
 def test_a_panic_inside_another_report_is_not_swallowed() -> None:
     panic = LINES[0][1]
-    kinds = [f.kind for f in findings("\n".join([*OOPS[:4], panic, *OOPS[4:]]))]
+    kinds = [f.kind for f in complaints("\n".join([*OOPS[:4], panic, *OOPS[4:]]))]
     assert kinds == [Kind.OOPS, Kind.PANIC]
 
 
 def test_two_warnings_are_two_findings() -> None:
-    found = findings("\n".join([*WARN_WITH_TEXT, *WARN_WITH_TEXT]))
+    found = complaints("\n".join([*WARN_WITH_TEXT, *WARN_WITH_TEXT]))
     assert [finding.line_number for finding in found] == [2, 12]
 
 
@@ -148,7 +148,7 @@ def test_a_blocked_interrupt_is_decoded() -> None:
         "[    1.5] DMAR: [INTR-REMAP] Request device [ff:1f.7] fault index 0x12 "
         "[fault reason 0x22] Present field in the IRTE entry is clear"
     )
-    (finding,) = findings(line)
+    (finding,) = complaints(line)
     assert finding.fault == DmarFault(
         request="INTR-REMAP",
         device="ff:1f.7",
@@ -166,7 +166,7 @@ def test_blocked_dma_is_decoded(request_name: str) -> None:
         f"[    1.5] DMAR: [{request_name}] Request device [01:00.0] fault addr 0xffff0000 "
         "[fault reason 0x06] PTE Read access is not set"
     )
-    fault = findings(line)[0].fault
+    fault = complaints(line)[0].fault
     assert fault is not None
     assert (fault.request, fault.address, fault.reason) == (request_name, 0xFFFF0000, 6)
     assert not fault.is_interrupt
@@ -175,5 +175,5 @@ def test_blocked_dma_is_decoded(request_name: str) -> None:
 def test_a_fault_inside_another_report_is_not_swallowed() -> None:
     fault = LINES[-1][1]
     lines = [*WARN_WITH_TEXT[:4], fault, *WARN_WITH_TEXT[4:]]
-    kinds = [finding.kind for finding in findings("\n".join(lines))]
+    kinds = [finding.kind for finding in complaints("\n".join(lines))]
     assert kinds == [Kind.WARNING, Kind.DMAR_FAULT]

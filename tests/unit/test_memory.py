@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.errors import HarnessError
-from harness.qemu.memory import GuestMemory, _mapping, guest_memory, low_memory, memory_file
+from harness.qemu.memory import GuestRam, _mapping, guest_memory, low_memory, memory_file
 
 SIZE = 1 << 20
 
@@ -69,7 +69,7 @@ def test_where_there_is_no_memory_there_is_an_error(ram_fd: int, address: int, c
 
 
 def test_memory_above_the_pci_hole_goes_on_at_four_gigabytes() -> None:
-    memory = GuestMemory(-1, 0x1000, 4 << 30)
+    memory = GuestRam(-1, 0x1000, 4 << 30)
     assert memory._locate((2 << 30) - 1, 1) == 0x1000 + (2 << 30) - 1
     assert memory._locate(4 << 30, 1) == 0x1000 + (2 << 30)
     assert memory._locate((6 << 30) - 1, 1) == 0x1000 + (4 << 30) - 1

@@ -11,7 +11,7 @@ from harness.report import capabilities
 from harness.report.capabilities import (
     Capability,
     Row,
-    Status,
+    Standing,
     capability_rows,
     judge_capabilities,
 )
@@ -63,20 +63,20 @@ def store(tmp_path: Path) -> Store:
 
 
 def test_a_row_without_a_test_is_untested(store: Store) -> None:
-    assert store.row().status is Status.UNTESTED
+    assert store.row().status is Standing.UNTESTED
 
 
 def test_a_row_is_proved_by_every_kernel_and_machine_of_its_matrix(store: Store) -> None:
     run = store.keep(*PASS)
     row = store.row()
-    assert row.status is Status.PROVED
+    assert row.status is Standing.PROVED
     assert (row.tests, row.cells, row.runs) == ((TEST,), CELLS, (run,))
 
 
 def test_a_row_is_partly_proved_while_a_kernel_has_not_been_run(store: Store) -> None:
     store.keep(PASS[0])
     row = store.row()
-    assert row.status is Status.PARTLY
+    assert row.status is Standing.PARTLY
     assert row.missing == ("not run on b-caching",)
 
 
@@ -87,7 +87,7 @@ def test_a_row_is_partly_proved_while_a_part_of_it_has_no_test(
     monkeypatch.setattr(capabilities, "capability_rows", lambda: rows)
     store.keep(*PASS)
     (row,) = judge_capabilities(kept_runs(store.results))
-    assert (row.status, row.missing) == (Status.PARTLY, ("its end",))
+    assert (row.status, row.missing) == (Standing.PARTLY, ("its end",))
 
 
 @pytest.mark.parametrize(
@@ -95,24 +95,24 @@ def test_a_row_is_partly_proved_while_a_part_of_it_has_no_test(
 )
 def test_one_test_that_did_not_pass_makes_the_row_fail(store: Store, verdict: Verdict) -> None:
     store.keep(PASS[0], outcome(verdict, kernel="b"))
-    assert store.row().status is Status.FAILING
+    assert store.row().status is Standing.FAILING
 
 
 def test_the_graver_verdict_of_a_test_that_ran_twice_counts(store: Store) -> None:
     store.keep(outcome(Verdict.KERNEL_FAILURE), *PASS)
-    assert store.row().status is Status.FAILING
+    assert store.row().status is Standing.FAILING
 
 
 def test_a_skip_is_listed_with_its_reason_and_is_no_gap(store: Store) -> None:
     store.keep(PASS[0], outcome(Verdict.MISSING_REQUIREMENT, kernel="b", message="no KVM"))
     row = store.row()
-    assert row.status is Status.PROVED
+    assert row.status is Standing.PROVED
     assert row.skipped == {"no KVM": ("b-caching",)}
 
 
 def test_a_row_whose_tests_were_all_skipped_is_untested(store: Store) -> None:
     store.keep(outcome(Verdict.MISSING_REQUIREMENT), outcome(Verdict.MISSING_REQUIREMENT))
-    assert store.row().status is Status.UNTESTED
+    assert store.row().status is Standing.UNTESTED
 
 
 # Tests without a guest.
@@ -121,7 +121,7 @@ def test_a_row_whose_tests_were_all_skipped_is_untested(store: Store) -> None:
 def test_a_test_without_a_guest_proves_nothing_and_is_listed(store: Store) -> None:
     store.keep(UNIT)
     row = store.row()
-    assert (row.status, row.tests) == (Status.UNTESTED, ())
+    assert (row.status, row.tests) == (Standing.UNTESTED, ())
     assert row.support == ("tests/unit/test_u.py::test_u",)
 
 
@@ -129,7 +129,7 @@ def test_a_run_without_a_guest_does_not_replace_what_a_guest_proved(store: Store
     guests = store.keep(*PASS, whole=True)
     units = store.keep(UNIT, whole=True)
     row = store.row()
-    assert row.status is Status.PROVED
+    assert row.status is Standing.PROVED
     assert row.runs == (units, guests)
 
 
@@ -139,25 +139,25 @@ def test_a_run_without_a_guest_does_not_replace_what_a_guest_proved(store: Store
 def test_a_run_of_one_test_replaces_that_tests_result_only(store: Store) -> None:
     store.keep(*PASS, whole=True)
     store.keep(outcome(Verdict.KERNEL_FAILURE, kernel="b"))
-    assert store.row().status is Status.FAILING
+    assert store.row().status is Standing.FAILING
     assert store.row().cells == ("a-caching",)
     store.keep(outcome(Verdict.PASS, kernel="b"))
-    assert store.row().status is Status.PROVED
+    assert store.row().status is Standing.PROVED
 
 
 def test_a_skip_does_not_replace_what_an_older_run_proved(store: Store) -> None:
     store.keep(*PASS, whole=True)
     store.keep(outcome(Verdict.MISSING_REQUIREMENT, message="no KVM"))
-    assert store.row().status is Status.PROVED
+    assert store.row().status is Standing.PROVED
     assert store.row().skipped == {}
 
 
 def test_a_test_that_is_gone_proves_nothing_behind_a_whole_run(store: Store) -> None:
     gone = outcome(Verdict.KERNEL_FAILURE, test="tests/test_it.py::test_gone")
     store.keep(*PASS, gone, whole=True)
-    assert store.row().status is Status.FAILING
+    assert store.row().status is Standing.FAILING
     store.keep(*PASS, whole=True)
-    assert store.row().status is Status.PROVED
+    assert store.row().status is Standing.PROVED
 
 
 # The table itself.

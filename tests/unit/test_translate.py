@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.remapping.translate import Delivered, Fault, Outcome, Posted, translate
+from harness.remapping.translate import Delivered, Fault, Posted, Translation, translate
 from harness.remapping.unit import RemappingTable
 from harness.spec.msi import DeliveryMode, Message
 from harness.spec.pci import RequesterId
@@ -30,14 +30,14 @@ def outcome_of(
     *,
     entry: tuple[int, int] | None = None,
     registers: dict[int, int] | None = None,
-) -> Outcome:
+) -> Translation:
     """Translate on the sample unit; ``entry`` replaces IRTE 19 (high, low)."""
     state = unit(registers)
     entries = ENTRIES if entry is None else {**ENTRIES, 19: entry}
     return translate(message, sender, state, RemappingTable.of(state, Memory(entries)).read_entry)
 
 
-def reason_of(outcome: Outcome) -> FaultReason:
+def reason_of(outcome: Translation) -> FaultReason:
     assert isinstance(outcome, Fault), outcome
     return outcome.reason
 

@@ -9,11 +9,11 @@ from harness.spec.vfio import Command, MessageFlags
 from harness.vfio_user import wire
 from harness.vfio_user.device import MappableArea
 from harness.vfio_user.transcript import describe
-from harness.vfio_user.wire import Capabilities, Message
+from harness.vfio_user.wire import Capabilities, WireMessage
 
 
 def test_a_message_is_a_header_of_16_bytes_and_its_payload() -> None:
-    message = Message(0x1234, Command.DEVICE_RESET, MessageFlags.NO_REPLY, b"\xaa", 5)
+    message = WireMessage(0x1234, Command.DEVICE_RESET, MessageFlags.NO_REPLY, b"\xaa", 5)
     assert message.pack().hex(" ", -4) == "34120d00 11000000 10000000 05000000 aa"
 
 
@@ -116,28 +116,28 @@ def test_capabilities_survive_the_wire() -> None:
     ("message", "text"),
     [
         (
-            Message(3, Command.REGION_READ, 0, wire.RegionAccess(0x20, 7, 4).pack()),
+            WireMessage(3, Command.REGION_READ, 0, wire.RegionAccess(0x20, 7, 4).pack()),
             "0003 REGION_READ offset=0x20 region=7 count=4",
         ),
         (
-            Message(3, Command.REGION_READ).error_reply(22),
+            WireMessage(3, Command.REGION_READ).error_reply(22),
             "0003 REGION_READ reply error=EINVAL",
         ),
-        (Message(3, 99, 0x10, b"\1\2"), "0003 command 99 data=0102 (no reply)"),
-        (Message(3, Command.REGION_READ, 0, b"\1"), "0003 REGION_READ data=01"),
+        (WireMessage(3, 99, 0x10, b"\1\2"), "0003 command 99 data=0102 (no reply)"),
+        (WireMessage(3, Command.REGION_READ, 0, b"\1"), "0003 REGION_READ data=01"),
         (
-            Message(3, Command.DEVICE_RESET, 0, b"", 0, [5, 6], True),
+            WireMessage(3, Command.DEVICE_RESET, 0, b"", 0, [5, 6], True),
             "0003 DEVICE_RESET fds=2 (fds lost)",
         ),
-        (Message(3, 1, 1 | 0x20, b"", 4000), "0003 VERSION reply error=4000"),
+        (WireMessage(3, 1, 1 | 0x20, b"", 4000), "0003 VERSION reply error=4000"),
     ],
 )
-def test_a_message_is_described_decoded(message: Message, text: str) -> None:
+def test_a_message_is_described_decoded(message: WireMessage, text: str) -> None:
     assert describe(message) == text
 
 
 def test_a_description_is_bounded() -> None:
     data = wire.RegionAccess(0, 0, 1 << 20).pack() + bytes(1 << 20)
-    text = describe(Message(0, Command.REGION_WRITE, 0, data))
+    text = describe(WireMessage(0, Command.REGION_WRITE, 0, data))
     assert text.endswith("00... 1048576 bytes")
     assert len(text) < 200

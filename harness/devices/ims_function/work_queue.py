@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Final, Protocol
 
-from harness.devices.ledger import Event, Outcome
+from harness.devices.ledger import Event, Fate
 from harness.events.limited_log import LimitedLog
 from harness.host.deadline import Deadline
 from harness.spec.ims_function import (
@@ -30,11 +30,11 @@ VERDICT_SECONDS: Final = 5.0
 """How long the client may take to answer an interrupt message before the descriptor ends."""
 
 _STATUS: Final = {
-    Outcome.PENDING: CompletionStatus.SUCCESS,
-    Outcome.MERGED: CompletionStatus.SUCCESS,
-    Outcome.SENT: CompletionStatus.SUCCESS,
-    Outcome.BLOCKED: CompletionStatus.BLOCKED,
-    Outcome.DISABLED: CompletionStatus.DISABLED,
+    Fate.PENDING: CompletionStatus.SUCCESS,
+    Fate.MERGED: CompletionStatus.SUCCESS,
+    Fate.SENT: CompletionStatus.SUCCESS,
+    Fate.BLOCKED: CompletionStatus.BLOCKED,
+    Fate.DISABLED: CompletionStatus.DISABLED,
 }
 
 
@@ -181,9 +181,9 @@ class WorkQueue:
                 raise
         if event is not None:
             refused = _was_refused(self._interrupts.send(event))
-            if event.outcome is Outcome.DROPPED or life is not self._life:
+            if event.fate is Fate.DROPPED or life is not self._life:
                 return
-            status = CompletionStatus.BLOCKED if refused else _STATUS[event.outcome]
+            status = CompletionStatus.BLOCKED if refused else _STATUS[event.fate]
         if descriptor.completion:
             bus.dma_write(descriptor.completion, status.to_bytes(4, "little"))
 
