@@ -119,8 +119,11 @@ def test_clients_that_are_silent_or_never_read_hold_nobody_up(
         start = time.monotonic()
         assert ask(path, "echo", soon()) == {"said": 1}
         assert time.monotonic() - start < Deadline(0.8, "").seconds
-        wait_until(lambda: ask_or_none(path) is not None, soon())  # its place is free again
-        bad.append(stack.enter_context(connect(path)))
+        for client in bad:
+            wait_until(functools.partial(ended, client), Deadline(10, "the end of a bad client"))
+        wait_until(lambda: ask_or_none(path) is not None, soon())  # their places are free again
+
+        bad = [stack.enter_context(connect(path)) for _ in range(CLIENTS)]
         # All places are taken, and the next is told so.
         assert b"too many" in stack.enter_context(connect(path)).recv(100)
         for client in bad:
