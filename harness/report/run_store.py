@@ -75,7 +75,7 @@ def describe_run(
     now = datetime.datetime.now(datetime.UTC)
     host = platform.uname()
     return Head(
-        run=f"{now:%Y%m%dT%H%M%SZ}-{secrets.token_hex(2)}",
+        run=f"{now:%Y%m%dT%H%M%S.%fZ}-{secrets.token_hex(2)}",  # in the order of time
         started=now.isoformat(timespec="seconds"),
         argv=tuple(argv),
         directory=str(directory),
