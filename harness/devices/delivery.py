@@ -20,7 +20,6 @@ import errno
 import functools
 import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
 from typing import Final, Protocol
 
 from harness.devices.ledger import Event, Fate, Ledger
@@ -30,7 +29,7 @@ from harness.remapping.translate import Fault
 from harness.spec.interrupt import Store
 from harness.spec.msi import Message
 from harness.spec.vfio import IrqIndexNumber
-from harness.vfio_user.device import Bus
+from harness.vfio_user.device import Bus, Verdict
 
 WIRE: Final = {Store.MSI: IrqIndexNumber.MSI, Store.MSIX: IrqIndexNumber.MSIX}
 """Stores whose interrupts a client can wire to eventfds. There is no such index for IMS."""
@@ -91,7 +90,7 @@ class Delivery:
         bus = self.bus
         return bus is not None and store in WIRE and bus.irq_is_wired(WIRE[store], index)
 
-    def send(self, event: Event) -> Future[None] | None:
+    def send(self, event: Event) -> Verdict | None:
         """Decide about an open event and send it; return the client's verdict to come, if any."""
         with self._lock:
             # A reset may have dropped it since it was opened.
@@ -121,7 +120,7 @@ class Delivery:
             for event in self._ledger.drop_all(reason):
                 self._ended(event)
 
-    def _decide(self, event: Event) -> Future[None] | None:
+    def _decide(self, event: Event) -> Verdict | None:
         """Decide about an event that is open or pending, and do it. The caller holds the lock."""
         state, index = self._stores[event.store], event.index
         wired = self.wired(event.store, index)
@@ -152,7 +151,7 @@ class Delivery:
         elif first is not event:
             self._end(event, Fate.MERGED, f"into event {first.sequence}")
 
-    def _send_message(self, event: Event, bus: Bus, message: Message) -> Future[None] | None:
+    def _send_message(self, event: Event, bus: Bus, message: Message) -> Verdict | None:
         if message.address == 0:
             self._end(event, Fate.BLOCKED, "the store holds the null message")
             return None
@@ -178,15 +177,12 @@ class Delivery:
         if event.fate is Fate.PENDING:
             self._stores[event.store].set_pending(event.index, False)
 
-    def _judge(self, event: Event, verdict: Future[None]) -> None:
+    def _judge(self, event: Event, verdict: Verdict) -> None:
         # On the client's thread, or at once when there is no client any more.
-        if verdict.cancelled():
-            reason = "the client went away"
-        elif error := verdict.exception():
-            number = error.errno if isinstance(error, OSError) else None
-            why = errno.errorcode.get(number or 0, "no errno")
-            reason = f"the client refused the message with {why}: {error}"
-        else:
+        if (error := verdict.exception()) is None:
             return
+        number = error.errno if isinstance(error, OSError) else None
+        why = errno.errorcode.get(number or 0, "no errno")
+        reason = f"the client refused the message with {why}: {error}"
         if self._ledger.settle(event, Fate.BLOCKED, reason):
             self._ended(event)

@@ -15,6 +15,9 @@ from typing import Protocol
 
 from harness.spec.vfio import IrqInfoFlags, RegionFlags
 
+Verdict = Future[bytes]
+"""The client's answer to an interrupt message: it tells by an exception that it was refused."""
+
 
 @dataclass(frozen=True, slots=True)
 class MappableArea:
@@ -65,11 +68,11 @@ class Bus(Protocol):
         :raises OSError: as :meth:`dma_read`.
         """
 
-    def send_message(self, address: int, data: int) -> Future[None]:
+    def send_message(self, address: int, data: int) -> Verdict:
         """Send an interrupt message: a 4-byte DMA write that is always a message to the client.
 
-        The future ends when the client has answered: with None, or with ``OSError`` (EFAULT when
-        interrupt remapping blocked it, ENODEV without bus mastering).
+        The verdict ends when the client has answered: with ``OSError`` when it was refused (EFAULT
+        when interrupt remapping blocked it, ENODEV without bus mastering).
         """
 
     def irq_is_wired(self, index: int, vector: int) -> bool:

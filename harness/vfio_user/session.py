@@ -27,7 +27,6 @@ import enum
 import errno
 import logging
 from collections.abc import Callable
-from concurrent.futures import Future
 from typing import Final
 
 from harness.errors import ProtocolError
@@ -42,7 +41,7 @@ from harness.spec.vfio import (
 from harness.vfio_user import guest_memory, wire
 from harness.vfio_user.channel import Channel, FramingError
 from harness.vfio_user.description import Description
-from harness.vfio_user.device import Device
+from harness.vfio_user.device import Device, Verdict
 from harness.vfio_user.guest_memory import GuestMemory
 from harness.vfio_user.interrupts import Interrupts
 from harness.vfio_user.requests import Requests
@@ -330,18 +329,10 @@ class Session:
         """See :meth:`harness.vfio_user.device.Bus.dma_write`."""
         self.memory.write(address, data)
 
-    def send_message(self, address: int, data: int) -> Future[None]:
+    def send_message(self, address: int, data: int) -> Verdict:
         """See :meth:`harness.vfio_user.device.Bus.send_message`."""
         payload = wire.DmaAccess(address, 4).pack() + data.to_bytes(4, "little")
-        verdict: Future[None] = Future()
-        verdict.set_running_or_notify_cancel()
-
-        def answered(reply: Future[bytes]) -> None:
-            error = reply.exception()
-            verdict.set_result(None) if error is None else verdict.set_exception(error)
-
-        self._requests.ask(Command.DMA_WRITE, payload).add_done_callback(answered)
-        return verdict
+        return self._requests.ask(Command.DMA_WRITE, payload)
 
     def irq_is_wired(self, index: int, vector: int) -> bool:
         """See :meth:`harness.vfio_user.device.Bus.irq_is_wired`."""

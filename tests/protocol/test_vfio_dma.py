@@ -15,7 +15,7 @@ import pytest
 from harness.spec.vfio import Command, DmaMapFlags, DmaUnmapFlags
 from harness.vfio_user import requests, wire
 from harness.vfio_user.client import Client
-from harness.vfio_user.device import Bus
+from harness.vfio_user.device import Bus, Verdict
 from harness.vfio_user.server import DeviceServer, device_server
 from harness.vfio_user.wire import Capabilities
 from tests.protocol.scratch_device import ScratchDevice
@@ -166,7 +166,7 @@ def test_an_interrupt_message_is_a_four_byte_dma_write(
         Client(ends[1], dma_write=lambda address, data: got.append((address, data))),
     ):
         assert device.bus is not None
-        assert device.bus.send_message(0xFEE00018, 0x4021).result(5) is None
+        assert device.bus.send_message(0xFEE00018, 0x4021).exception(5) is None
     assert got == [(0xFEE00018, b"\x21\x40\0\0")]
 
 
@@ -177,11 +177,11 @@ def test_a_message_may_be_sent_while_the_client_waits_for_the_server(
     client.map_served(BASE, memory)
     bus = device.bus
     assert bus is not None
-    sent: list[Future[None]] = []
+    sent: list[Verdict] = []
     device.on_write = lambda offset, data: sent.append(bus.send_message(BASE, 0x11223344))
     for _ in range(100):
         client.region_write(0, 0, b"\1")
-    assert [future.result(5) for future in sent] == [None] * 100
+    assert [verdict.exception(5) for verdict in sent] == [None] * 100
     assert memory[:4] == b"\x44\x33\x22\x11"
 
 

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -33,6 +33,7 @@ from harness.spec.ims_function import (
 from harness.spec.interrupt import Store
 from harness.spec.pci import CapabilityId, Header
 from harness.spec.vfio import IrqIndexNumber, RegionIndex
+from harness.vfio_user.device import Verdict
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +59,12 @@ class Client:
         """Whether an eventfd goes between the question for it and its use: SET_IRQS may do that."""
         self.failures: list[BaseException] = []
 
-    def send_message(self, address: int, data: int) -> Future[None]:
+    def send_message(self, address: int, data: int) -> Verdict:
         if data in self.forbidden:
             self.late.append(data)
         self.sent[data] += 1
-        verdict: Future[None] = Future()
-        verdict.set_result(None)
+        verdict = Verdict()
+        verdict.set_result(b"")
         return verdict
 
     def irq_is_wired(self, index: int, vector: int) -> bool:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Sequence
-from concurrent.futures import Future
 from types import TracebackType
 from typing import Self
 
@@ -31,7 +30,7 @@ from harness.spec import ims_function as regs
 from harness.spec.interrupt import InterruptName, Store
 from harness.spec.pci import CONFIG_SIZE, CapabilityId
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
-from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region
+from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region, Verdict
 
 
 class ImsFunction:
@@ -174,7 +173,7 @@ class ImsFunction:
         """Return a new event that is not yet decided."""
         return self.ledger.open(store, index)
 
-    def send(self, event: Event) -> Future[None] | None:
+    def send(self, event: Event) -> Verdict | None:
         """Send an open event; return the client's verdict to come, if any."""
         with self._lock:
             verdict = self._delivery.send(event)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import Final, Protocol
 
@@ -20,7 +19,7 @@ from harness.spec.ims_function import (
     WorkDescriptor,
 )
 from harness.spec.interrupt import Store
-from harness.vfio_user.device import Bus
+from harness.vfio_user.device import Bus, Verdict
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ class Interrupts(Protocol):
     def open(self, store: Store, index: int) -> Event:
         """Return a new event that is not yet decided."""
 
-    def send(self, event: Event) -> Future[None] | None:
+    def send(self, event: Event) -> Verdict | None:
         """Send an open event; return the client's verdict to come, if any."""
 
     def abandon(self, event: Event, reason: str) -> None:
@@ -199,7 +198,7 @@ class WorkQueue:
         return CompletionStatus.SUCCESS
 
 
-def _was_refused(verdict: Future[None] | None) -> bool:
+def _was_refused(verdict: Verdict | None) -> bool:
     # Asked of the future itself: whoever waits for it may wake before its callbacks have run, and
     # the ledger learns of a refusal in one of those.
     if verdict is None:
