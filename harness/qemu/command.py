@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from harness.errors import ConfigError
+from harness.qemu.firmware import FirmwareFault, VireTable
 
 Json = Mapping[str, object]
 
@@ -45,6 +46,8 @@ class Iommu:
     """Offer DMA translation. QEMU then insists on caching mode for an assigned device."""
     x2apic: bool = True
     """Extended interrupt mode (ECAP.EIM): 32-bit APIC ids, so that guests go to x2APIC mode."""
+    ims: Literal["allowed", "disallowed"] | None = None
+    """What the DMAR table says about IMS, in its new format; None: it is QEMU's, of the old one."""
 
     def __post_init__(self) -> None:
         if self.dma_translation and not self.caching_mode:
@@ -74,6 +77,15 @@ class MachineSpec:
     """PCI Express root ports that devices under test are plugged into: port0, port1, ..."""
     kernel_arguments: tuple[str, ...] = ()
     """Words added to the guest kernel's command line."""
+    hypervisor_bit: bool = True
+    """Whether the CPUs say that they run under a hypervisor (CPUID 1, ECX[31])."""
+    vire: VireTable | None = None
+    """The table VIRE, or none."""
+    firmware_fault: FirmwareFault | None = None
+    """A mistake of the firmware's."""
+    own_pairs_work: bool | None = None
+    """Whether a message that the kernel composed itself works in an IMS store, on the platform that
+    this machine stands for: what the rules of ``imsh policy`` are held against."""
 
     def __post_init__(self) -> None:
         if self.memory < MIN_MEMORY_MIB:
@@ -82,6 +94,10 @@ class MachineSpec:
             raise ConfigError(f"cpus: {self.cpus} is not in 1..255")
         if not 0 <= self.root_ports <= 16:
             raise ConfigError(f"root_ports: {self.root_ports} is not in 0..16")
+        if self.firmware_fault == "vire-twice" and not self.vire:
+            raise ConfigError("firmware_fault: vire-twice needs vire")
+        if self.firmware_fault == "dmar-twice" and not self.iommu:
+            raise ConfigError("firmware_fault: dmar-twice needs iommu")
 
     @property
     def remaps_interrupts(self) -> bool:
@@ -112,6 +128,8 @@ class Wiring:
     console_log: Path | None = None
     trace_log: Path | None = None
     devices: tuple[Json, ...] = ()
+    acpi_tables: tuple[Path, ...] = ()
+    """Files of ACPI tables that the firmware hands on besides QEMU's own."""
     incoming: bool = False
     """Start with the CPUs stopped, waiting for a saved state (migrate-incoming)."""
 
@@ -179,6 +197,8 @@ def _platform(spec: MachineSpec, wiring: Wiring) -> list[Option]:
     else:
         # Five levels of page tables would cost the emulation an eighth of the boot's time.
         accelerator, cpu = "tcg,thread=multi", "max,la57=off"
+    if not spec.hypervisor_bit:
+        cpu += ",hypervisor=off"
     result: list[Option] = []
     if wiring.memory:
         machine.append("memory-backend=ram")
@@ -199,6 +219,7 @@ def _platform(spec: MachineSpec, wiring: Wiring) -> list[Option]:
         ("-cpu", cpu),
         ("-smp", f"{spec.cpus},sockets=1,cores={spec.cpus},threads=1"),
         ("-m", f"{spec.memory}M"),
+        *(("-acpitable", f"file={_table_file(path)}") for path in wiring.acpi_tables),
     ]
     if iommu := spec.iommu:
         device: Json = {
@@ -236,6 +257,13 @@ def _terminals(wiring: Wiring) -> list[Option]:
     if wiring.trace_log:
         result.append(("-D", str(wiring.trace_log)))
     return result
+
+
+def _table_file(path: Path) -> str:
+    # There QEMU joins several files, with a colon between them (acpi_table_add).
+    if ":" in str(path):
+        raise ConfigError(f"{path}: QEMU takes no ACPI table from a path with a colon in it")
+    return _escaped(path)
 
 
 def _escaped(path: Path) -> str:

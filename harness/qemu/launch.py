@@ -20,6 +20,7 @@ from harness.host.process import Process, running, shell_line
 from harness.host.workspace import Workspace
 from harness.qemu import command
 from harness.qemu.command import Json, MachineSpec, Wiring
+from harness.qemu.firmware import file_name, firmware
 from harness.qemu.machine import PORTS, Machine
 from harness.qemu.memory import guest_memory, memory_file, saved_memory_file
 from harness.qemu.snapshot import SavedState
@@ -60,6 +61,7 @@ def running_machine(
     """
     nonce = secrets.token_hex(8)
     vitals = Vitals()
+    acpi_tables, boot = _with_firmware(spec, boot, workspace)
     with contextlib.ExitStack() as stack:
         ends = _Ends(stack)
         ram_fd = stack.enter_context(_memory(spec, saved))
@@ -73,6 +75,7 @@ def running_machine(
             console_log=workspace.path("console.log"),
             trace_log=workspace.path("trace.log"),
             devices=tuple(devices),
+            acpi_tables=acpi_tables,
         )
         passed = [ram_fd, *ends.passed]
         if saved is None:
@@ -85,7 +88,7 @@ def running_machine(
                 kernel_arguments=boot.kernel_arguments,
             )
         options = command.options(spec, wiring)
-        by_hand = _options_by_hand(spec, boot)
+        by_hand = _options_by_hand(spec, boot, acpi_tables)
         workspace.write("qemu.argv", command.printable(qemu, options) + "\n")
         workspace.write("reproduce.sh", command.printable(qemu, by_hand) + "\n")
         argv = command.argv(qemu, options)
@@ -144,12 +147,34 @@ class _Ends:
             end.close()
 
 
-def _options_by_hand(spec: MachineSpec, boot: Boot) -> list[command.Option]:
+def _with_firmware(
+    spec: MachineSpec, boot: Boot, workspace: Workspace
+) -> tuple[tuple[Path, ...], Boot]:
+    """Return the files of a machine's tables, and what to boot so that the kernel gets the others.
+
+    Both are left in the workspace: whoever starts the machine by hand needs them, too.
+    """
+    tables = firmware(spec)
+    added = []
+    for number, table in enumerate(tables.added):
+        added.append(workspace.path(file_name(number, table)))
+        added[-1].write_bytes(table)
+    if tables.upgrades:
+        image = workspace.path("initramfs-with-tables.cpio")
+        image.write_bytes(tables.archive + boot.image.read_bytes())
+        boot = replace(boot, image=image)
+    return tuple(added), boot
+
+
+def _options_by_hand(
+    spec: MachineSpec, boot: Boot, acpi_tables: tuple[Path, ...]
+) -> list[command.Option]:
     """Return the options of the same machine on a terminal, without the devices we serve."""
     wiring = Wiring(
         kernel=str(boot.kernel),
         initrd=str(boot.image),
         kernel_arguments=boot.kernel_arguments,
+        acpi_tables=acpi_tables,
     )
     return command.options(spec, wiring)
 

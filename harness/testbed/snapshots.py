@@ -31,6 +31,7 @@ from harness.host.cpu import processor
 from harness.host.deadline import Deadline, wait_until
 from harness.host.workspace import Workspace
 from harness.qemu import command as qemu_command
+from harness.qemu import firmware as qemu_firmware
 from harness.qemu import launch as qemu_launch
 from harness.qemu import machine as qemu_machine
 from harness.qemu import snapshot as qemu_snapshot
@@ -64,7 +65,7 @@ _UNUSABLE: Final = (
 """What the continuation of a snapshot that is no good ends with, until the guest has answered."""
 
 # What a saved machine is made by: a change here makes it anew.
-_MAKERS: Final = (qemu_command, qemu_launch, qemu_machine, qemu_snapshot)
+_MAKERS: Final = (qemu_command, qemu_firmware, qemu_launch, qemu_machine, qemu_snapshot)
 
 
 @dataclass(frozen=True, slots=True)

@@ -161,16 +161,31 @@ def test_dma_translation_without_caching_mode_is_refused() -> None:
         Iommu(dma_translation=True, caching_mode=False)
 
 
+def test_a_hidden_hypervisor_bit_is_an_option_of_the_cpu() -> None:
+    assert "hypervisor" not in values(command.options(spec(), WIRING), "-cpu")[0]
+    hidden = command.options(spec(hypervisor_bit=False), WIRING)
+    assert values(hidden, "-cpu")[0].endswith(",hypervisor=off")
+
+
 def test_the_machines_that_come_with_the_harness_are_what_they_are_named() -> None:
     machines = load_directory(resource("guests/machines"), MachineSpec)
-    iommus = {name: machine.iommu for name, machine in machines.items()}
-    assert iommus == {
-        "caching": Iommu(caching_mode=True, dma_translation=True),
-        "caching-xapic": Iommu(caching_mode=True, dma_translation=True, x2apic=False),
+    caching = Iommu(caching_mode=True, dma_translation=True)
+    assert {name: machine.iommu for name, machine in machines.items()} == {
+        "caching": caching,
+        "caching-xapic": replace(caching, x2apic=False),
         "remapping-only": Iommu(),
         "remapping-only-xapic": Iommu(x2apic=False),
         "no-iommu": None,
+        "bare-metal": Iommu(),
+        "disguised-guest": Iommu(),
+        "ims-allowed": replace(caching, ims="allowed"),
+        "ims-disallowed": Iommu(ims="disallowed"),
+        "vire-direct": caching,
+        "vire-call": Iommu(),
+        "vire-undefined": Iommu(),
+        "vire-twice": Iommu(ims="allowed"),
+        "dmar-twice": Iommu(ims="allowed"),
     }
-    assert {name for name, machine in machines.items() if machine.remaps_interrupts} == {
-        name for name in iommus if name != "no-iommu"
+    assert {name for name, machine in machines.items() if not machine.remaps_interrupts} == {
+        "no-iommu"
     }

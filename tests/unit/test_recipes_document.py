@@ -19,6 +19,7 @@ from harness.config.matrix import Matrix
 from harness.config.schema import _describe, loads
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.qemu.command import Iommu, MachineSpec
+from harness.qemu.firmware import VireTable
 
 TEXT = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
 SECTIONS = {
@@ -27,6 +28,7 @@ SECTIONS = {
     RootRecipe: "### A root",
     MachineSpec: "## A machine",
     Iommu: "### `iommu:`",
+    VireTable: "### `vire:`",
     Matrix: "## A matrix",
     ImageRecipe: "## The image",
     QemuRecipe: "## QEMU",
