@@ -9,8 +9,10 @@ errno that the guest's kernel gave.
 from __future__ import annotations
 
 import errno as errno_module
+import itertools
 import json
 import re
+from collections.abc import Callable
 from typing import Any, Final, Protocol
 
 from harness.errors import GuestCommandError, ProtocolError
@@ -26,10 +28,13 @@ LONG_SECONDS: Final = 120.0
 
 
 class LineExchange(Protocol):
-    """What carries requests to ``imsctl serve``: an SSH channel, a virtio-serial port, a pipe."""
+    """What carries requests to ``imsctl serve``: a virtio-serial port, a pipe."""
 
-    def ask(self, line: str, deadline: Deadline | None = None) -> str:
-        """Send a line and return the line that comes back, both without their ends."""
+    def ask(self, line: str, deadline: Deadline, late: Callable[[str], bool]) -> str:
+        """Send a line and return the line that comes back, both without their ends.
+
+        :param late: says of a line whether it answers an earlier request, which was given up.
+        """
 
 
 class ControlError(GuestCommandError):
@@ -58,26 +63,42 @@ class Control:
 
     def __init__(self, exchange: LineExchange):
         self._exchange = exchange
-        self._requests = 0
+        self._tags = map(str, itertools.count(1))
+        self._given_up: set[str] = set()
+        """Tags of requests without an answer: it may still come, and then it is dropped."""
 
     def call(
         self, operation: str, *, seconds: float = ANSWER_SECONDS, **words: object
     ) -> JsonObject:
         """Run an operation by its name and return the answer; words that are None are left out."""
-        self._requests += 1
-        tag = str(self._requests)
+        tag = next(self._tags)
         given = {name: value for name, value in words.items() if value is not None}
         whole = " ".join([operation, *(f"{name}={value}" for name, value in given.items())])
         request = _SECRET.sub(r"\1=...", whole)
         deadline = Deadline(seconds, f"imsctl {request}")
-        line = self._exchange.ask(f"{whole} tag={tag}", deadline)
-        reply = _parse(line, request)
-        if reply.get("tag") != tag:
-            # An answer to a request that was given up: every later one would be off by one.
-            raise ProtocolError(f"imsctl {request}: the answer to another request", evidence=line)
+        try:
+            line = self._exchange.ask(f"{whole} tag={tag}", deadline, self._is_late)
+            reply = _parse(line, request)
+            if reply.get("tag") != tag:
+                raise ProtocolError(f"imsctl {request}: no such request is open", evidence=line)
+        except BaseException:
+            self._given_up.add(tag)
+            raise
         if reply["errno"] != 0:
             raise ControlError(request, reply)
         return reply
+
+    def _is_late(self, line: str) -> bool:
+        if not self._given_up:
+            return False
+        try:
+            tag = _parse(line, "").get("tag")
+        except ProtocolError:  # whoever waits says so
+            return False
+        if tag not in self._given_up:
+            return False
+        self._given_up.remove(tag)
+        return True
 
     def ping(self) -> Ping:
         """Ask for a sign of life."""

@@ -117,13 +117,6 @@ class SshSession:
             raise GuestExit(Result(command, status, "", err.decode(errors="replace")))
         return out
 
-    @contextlib.contextmanager
-    def line_channel(self, command: str) -> Iterator[LineChannel]:
-        """Hold a command that answers one line to each line, like ``imsctl serve``."""
-        with self._channel(Deadline(COMMAND_SECONDS, f"the start of {command}")) as channel:
-            self._exec(channel, command)
-            yield LineChannel(command, channel, self._error)
-
     def _exchange(
         self, command: str, stdin: bytes, deadline: Deadline | None
     ) -> tuple[int, bytes, bytes]:
@@ -163,49 +156,6 @@ class SshSession:
         if deadline and deadline.expired:
             return self._lifeline.error or deadline.error()
         return _cause(self._lifeline) or GuestLost("the guest closed the SSH connection")
-
-
-class LineChannel:
-    """Requests and replies, a line each, with a command that keeps running in the guest."""
-
-    def __init__(
-        self,
-        command: str,
-        channel: paramiko.Channel,
-        error: Callable[[Deadline | None], HarnessError],
-    ):
-        self._command = command
-        self._channel = channel
-        self._error = error
-        self._rest = b""
-
-    def ask(self, line: str, deadline: Deadline | None = None) -> str:
-        """Send a line and return the line that comes back, without their line ends.
-
-        :raises DeadlineExpired: none came.
-        :raises GuestCommandError: the command ended; what it said on stderr is the evidence.
-        :raises GuestLost: the machine was lost.
-        """
-        deadline = deadline or Deadline(COMMAND_SECONDS, f"{self._command}: a reply")
-        try:
-            _send(self._channel, line.encode() + b"\n", deadline)
-            while b"\n" not in self._rest:
-                self._channel.settimeout(deadline.check())
-                data = self._channel.recv(1 << 16)
-                if not data:
-                    raise self._ended()
-                self._rest += data
-        except (OSError, EOFError, paramiko.SSHException) as error:
-            raise self._error(deadline) from error
-        reply, _, self._rest = self._rest.partition(b"\n")
-        return reply.decode(errors="replace")
-
-    def _ended(self) -> HarnessError:
-        # The exit status follows the end of file.
-        if not self._channel.status_event.wait(GRACE_SECONDS) or self._channel.exit_status == -1:
-            return self._error(None)
-        said = self._channel.recv_stderr(1 << 16).decode(errors="replace")
-        return GuestCommandError(f"in the guest: {self._command}: ended", evidence=said)
 
 
 def _gather(channel: paramiko.Channel, deadline: Deadline) -> tuple[bytes, bytes]:

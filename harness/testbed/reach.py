@@ -17,7 +17,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Protocol
@@ -64,17 +64,16 @@ class TakingTurns:
         self._exchange = exchange
         self._turn = threading.Lock()
 
-    def ask(self, line: str, deadline: Deadline | None = None) -> str:
+    def ask(self, line: str, deadline: Deadline, late: Callable[[str], bool]) -> str:
         """Send a line and return the line that comes back, when it is this thread's turn.
 
         :raises DeadlineExpired: the turn did not come, or no answer.
         :raises HarnessError: as that of the exchange.
         """
-        deadline = deadline or Deadline(ANSWER_SECONDS, "the guest's answer")
         if not self._turn.acquire(timeout=deadline.remaining()):
             raise deadline.error()
         try:
-            return self._exchange.ask(line, deadline)
+            return self._exchange.ask(line, deadline, late)
         finally:
             self._turn.release()
 

@@ -12,6 +12,7 @@ import pytest
 
 from harness.errors import DeadlineExpired, GuestLost, GuestPanic, ProtocolError
 from harness.guest import port
+from harness.guest.control import Control
 from harness.guest.port import LinePort, line_port
 from harness.host.deadline import Deadline
 from harness.qemu.vitals import Vitals
@@ -25,6 +26,10 @@ class Guest:
     connection: socket.socket
     port: LinePort
     vitals: Vitals
+
+    def ask(self, line: str, deadline: Deadline | None = None, *late: str) -> str:
+        """Ask through the port; ``late`` are answers to earlier requests."""
+        return self.port.ask(line, deadline or Deadline(10, "an answer"), late.__contains__)
 
 
 @pytest.fixture
@@ -45,16 +50,16 @@ def test_the_answer_is_one_line_however_it_arrives(guest: Guest) -> None:
 
         thread = threading.Thread(target=answer)
         thread.start()
-        assert guest.port.ask("ping") == "pong"
+        assert guest.ask("ping") == "pong"
         thread.join()
-        assert guest.port.ask("again") == "next line"
+        assert guest.ask("again") == "next line"
 
 
 def test_a_long_answer_comes_whole(guest: Guest) -> None:
     line = b"x" * (3 << 20)
     thread = threading.Thread(target=guest.connection.sendall, args=(line + b"\n",))
     thread.start()
-    assert len(guest.port.ask("log")) == 3 << 20
+    assert len(guest.ask("log")) == 3 << 20
     thread.join()
 
 
@@ -68,7 +73,7 @@ def test_a_guest_that_floods_without_a_line_end_is_an_error_and_fills_no_memory(
         with memory_growth() as growth:
             for _ in range(2):
                 with pytest.raises(ProtocolError, match="no line end"):
-                    guest.port.ask("ping")
+                    guest.ask("ping")
         assert growth.bytes < 8 << 20
     finally:
         guest.connection.shutdown(socket.SHUT_RDWR)
@@ -83,18 +88,39 @@ def flood(connection: socket.socket) -> None:
 
 def test_no_answer_ends_with_the_deadline(guest: Guest) -> None:
     with pytest.raises(DeadlineExpired, match="the answer"):
-        guest.port.ask("ping", Deadline(0.05, "the answer"))
+        guest.ask("ping", Deadline(0.05, "the answer"))
 
 
 def test_half_an_answer_is_none(guest: Guest) -> None:
     guest.connection.sendall(b"po")
     with pytest.raises(DeadlineExpired):
-        guest.port.ask("ping", Deadline(0.05, "the answer"))
+        guest.ask("ping", Deadline(0.05, "the answer"))
 
 
 def test_a_guest_that_reads_nothing_ends_with_the_deadline(guest: Guest) -> None:
     with pytest.raises(DeadlineExpired):
-        guest.port.ask("x" * (8 << 20), Deadline(0.1, "the answer"))
+        guest.ask("x" * (8 << 20), Deadline(0.1, "the answer"))
+
+
+def test_late_answers_are_dropped_before_and_behind_a_line_end(guest: Guest) -> None:
+    guest.connection.sendall(b"one\ntwo\nthree\n")
+    assert guest.ask("3", None, "one", "two") == "three"
+
+
+def test_a_request_that_was_sent_in_part_does_not_spoil_the_next(guest: Guest) -> None:
+    long = "x" * (2 << 20)
+    with pytest.raises(DeadlineExpired):
+        guest.ask(long, Deadline(0.1, "the answer"))
+
+    def answer() -> None:
+        with guest.connection.makefile("rwb", buffering=0) as stream:
+            for _ in range(2):
+                stream.write(b"to " + stream.readline()[:4].strip() + b"\n")
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    assert guest.ask("ping", None, "to xxxx") == "to ping"
+    thread.join()
 
 
 def test_a_machine_that_is_lost_ends_the_wait_at_once_with_its_reason(guest: Guest) -> None:
@@ -102,14 +128,33 @@ def test_a_machine_that_is_lost_ends_the_wait_at_once_with_its_reason(guest: Gue
     timer.start()
     deadline = Deadline(10, "the answer")
     with pytest.raises(GuestPanic, match="it panicked"):
-        guest.port.ask("ping", deadline)
+        guest.ask("ping", deadline)
     assert deadline.remaining() > 5
     timer.join()
     with pytest.raises(GuestPanic):
-        guest.port.ask("ping")
+        guest.ask("ping")
 
 
 def test_a_port_that_is_closed_without_a_reason_is_a_lost_guest(guest: Guest) -> None:
     guest.connection.close()
     with pytest.raises(GuestLost, match="port is closed"):
-        guest.port.ask("ping")
+        guest.ask("ping")
+
+
+@pytest.mark.parametrize("came_in_time", [0, 30], ids=["nothing", "half a line"])
+def test_the_late_answer_to_a_request_that_was_given_up_poisons_nothing(
+    guest: Guest, came_in_time: int
+) -> None:
+    control = Control(guest.port)
+    late = b'{"tag": "1", "errno": 0, "text": "of the first"}\n'
+    guest.connection.sendall(late[:came_in_time])
+    with pytest.raises(DeadlineExpired):
+        control.kernel_log(seconds=0.05)
+    guest.connection.sendall(
+        late[came_in_time:] + b'{"tag": "2", "errno": 0, "text": "of the second"}\n'
+    )
+    assert control.kernel_log() == "of the second"
+    # It is dropped once: the same answer again is nobody's.
+    guest.connection.sendall(late)
+    with pytest.raises(ProtocolError, match="no such request"):
+        control.kernel_log()

@@ -12,7 +12,6 @@ import pytest
 
 from harness.errors import (
     DeadlineExpired,
-    GuestCommandError,
     GuestLost,
     GuestPanic,
     HarnessError,
@@ -90,36 +89,6 @@ def test_after_a_command_has_expired_the_session_goes_on(ssh: SshSession) -> Non
     assert ssh.run("echo hello").stdout == "hello\n"
 
 
-def test_lines_are_answered_by_lines(ssh: SshSession) -> None:
-    with ssh.line_channel("cat") as channel:
-        assert [channel.ask("one"), channel.ask("two")] == ["one", "two"]
-
-
-def test_an_answer_that_does_not_come_expires(ssh: SshSession) -> None:
-    with (
-        ssh.line_channel("exec cat >/dev/null") as channel,
-        pytest.raises(DeadlineExpired, match="the answer"),
-    ):
-        channel.ask("hello", Deadline(0.1, "the answer"))
-
-
-def test_a_tool_that_ends_is_an_error_with_its_words(ssh: SshSession) -> None:
-    with (
-        ssh.line_channel("read line; echo $line is nonsense >&2; exit 4") as channel,
-        pytest.raises(GuestCommandError, match="exit 4: ended") as caught,
-    ):
-        channel.ask("this")
-    assert caught.value.evidence == "this is nonsense\n"
-
-
-def test_a_tool_that_ends_after_its_output_is_no_lost_guest(ssh: SshSession) -> None:
-    with (
-        ssh.line_channel("exec >&- 2>&-; sleep 0.2; exit 4") as channel,
-        pytest.raises(GuestCommandError, match="exit 4: ended"),
-    ):
-        channel.ask("this")
-
-
 def test_another_host_key_is_refused(guest: Guest, vitals: Vitals) -> None:
     other = Identity(host=make_identity().host, client=IDENTITY.client)
     with (
@@ -194,12 +163,3 @@ def test_a_lost_machine_fails_every_later_command(ssh: SshSession, vitals: Vital
     for _ in range(2):
         with pytest.raises(GuestPanic, match="oops"):
             ssh.run("true")
-
-
-def test_a_lost_machine_ends_a_question(ssh: SshSession, vitals: Vitals) -> None:
-    timer = threading.Timer(0.1, vitals.lose, [GuestPanic("oops")])
-    with ssh.line_channel("exec cat >/dev/null") as channel:
-        timer.start()
-        with pytest.raises(GuestPanic, match="oops"):
-            channel.ask("hello", Deadline(5, "the answer"))
-    timer.join()
