@@ -100,8 +100,13 @@ def read_unit(registers: RegisterReader) -> UnitState:
     )
 
 
-# Maps the first byte of an entry to its Present bit.
 _PRESENT: Final = bytes(value & 1 for value in range(256))
+"""Maps the first byte of an entry to its Present bit."""
+
+
+def present_bits(table: bytes) -> bytes:
+    """Return the Present bit of each entry of a table, a byte each."""
+    return table[::ENTRY_SIZE].translate(_PRESENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +128,23 @@ class RemappingTable:
         :raises IndexError: the table has no such entry.
         :raises OSError: the table is not in memory.
         """
+        return decode_entry(self.read_raw(index))
+
+    def read_raw(self, index: int) -> bytes:
+        """Return one entry as it stands in memory.
+
+        :raises Exception: as :meth:`read_entry`.
+        """
         if not 0 <= index < self.entries:
             raise IndexError(f"IRTE {index:#x} of a table of {self.entries}")
-        return decode_entry(self.memory.read(self.address + index * ENTRY_SIZE, ENTRY_SIZE))
+        return self.memory.read(self.address + index * ENTRY_SIZE, ENTRY_SIZE)
+
+    def read_all(self) -> bytes:
+        """Return the whole table as it stands in memory.
+
+        :raises OSError: the table is not in memory.
+        """
+        return self.memory.read(self.address, self.entries * ENTRY_SIZE)
 
     def present_entries(self) -> dict[int, Entry]:
         """Return every entry whose Present bit is set, by index.
@@ -135,8 +154,8 @@ class RemappingTable:
 
         :raises OSError: the table is not in memory.
         """
-        raw = self.memory.read(self.address, self.entries * ENTRY_SIZE)
-        present = raw[::ENTRY_SIZE].translate(_PRESENT)
+        raw = self.read_all()
+        present = present_bits(raw)
         found = {}
         index = present.find(1)
         while index >= 0:

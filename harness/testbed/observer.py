@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Final
 
-from harness.errors import HarnessError
+from harness.errors import CheckFailed, HarnessError
 from harness.qemu.machine import Machine
 from harness.qemu.memory import GuestRam
 from harness.qemu.trace import TrappedAccesses
@@ -38,8 +38,31 @@ class Observer:
         """Return what follows the unit from now on, for other threads; None without a unit."""
         if self._watch is None and self._machine.spec.iommu is not None:
             trace = self._machine.followed_trace(*EVENTS)
-            self._watch = UnitWatch(read_unit(self._machine.registers(IOMMU_BASE)), trace)
+            unit = read_unit(self._machine.registers(IOMMU_BASE))
+            self._watch = UnitWatch(unit, self.memory, trace)
+            with contextlib.suppress(OSError):  # whoever checks is told
+                self._watch.stale_entries()  # from here on, every change is seen
         return self._watch
+
+    def check_invalidations(self) -> None:
+        """Look whether every IRTE that changed was invalidated, whichever device's it is.
+
+        What changed since the unit was first watched, or last checked, is judged. Nothing that
+        changes an IRTE may be under way in the guest: its operations have returned, and no
+        interrupt is in flight that carries a move out.
+
+        :raises CheckFailed: some were not, or nobody waited for it; each is named as it was and is.
+        """
+        try:
+            stale = self._watch.stale_entries() if self._watch else []
+        except OSError as error:
+            self._machine.vitals.check()
+            raise CheckFailed(f"the remapping table cannot be read: {error}") from error
+        if stale:
+            raise CheckFailed(
+                f"{len(stale)} remapping entries may still be used as they were",
+                evidence="\n".join(map(str, stale)),
+            )
 
     def table(self) -> RemappingTable:
         """Return the interrupt remapping table in guest memory.

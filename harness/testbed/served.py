@@ -175,7 +175,7 @@ def served_function(
     """
     machine = place.machine
     if place.watch:
-        model.guard(SourceGate(place.requester_id, machine.memory, place.watch.state))
+        model.guard(SourceGate(place.requester_id, place.watch))
     with (
         model,
         nameless_listener() as (listener, path),

@@ -43,10 +43,12 @@ def fence(plugged: PluggedFunction, store: Store, index: int) -> None:
 
 
 @contextmanager
-def damaged(
+def damaged_unseen(
     vm: Vm, plugged: PluggedFunction, index: int, *, bits: int = 0, **fields: int
 ) -> Iterator[None]:
     """Change fields of the IRTE of an IMS interrupt in guest memory, and put it back.
+
+    The unit is not told: it goes on with the entry as it is cached.
 
     :param bits: turned over besides: reserved ones are no fields.
     """
@@ -62,6 +64,26 @@ def damaged(
         yield
     finally:
         vm.machine.memory.write(address, entry.pack())
+
+
+@contextmanager
+def damaged(
+    vm: Vm, plugged: PluggedFunction, index: int, *, bits: int = 0, **fields: int
+) -> Iterator[None]:
+    """As :func:`damaged_unseen`, and the unit is told, as a kernel would tell it."""
+    try:
+        with damaged_unseen(vm, plugged, index, bits=bits, **fields):
+            invalidate(vm)
+            yield
+    finally:
+        invalidate(vm)
+
+
+def invalidate(vm: Vm) -> None:
+    """Put into force what was changed in the table, as a kernel would by its invalidation queue."""
+    watch = vm.observer.unit_watch()
+    assert watch is not None
+    watch.invalidate()
 
 
 def write_command(vm: Vm, plugged: PluggedFunction, command: Command) -> None:

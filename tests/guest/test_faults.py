@@ -28,7 +28,7 @@ from harness.spec.vtd import (
 from harness.testbed.observer import IOMMU_BASE
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import blocked, damaged, deliver, store_message
+from tests.guest.support import blocked, damaged, deliver, invalidate, store_message
 
 VICTIM = 2
 """IMS entry whose message ends in a fault."""
@@ -146,6 +146,7 @@ def test_a_table_that_moves_is_the_one_that_counts(vm: Vm, ims_device: PluggedFu
 
     deliver(ims_device, Store.IMS, VICTIM)
     vm.machine.memory.write(NEW_TABLE + index * ENTRY_SIZE, entry.replace(source_id=0x1234).pack())
+    invalidate(vm)
     assert f"({FaultReason.SOURCE_ID_MISMATCH:#04x})" in blocked(ims_device, VICTIM).reason
     # The table has 256 entries now, and it is QEMU that knows.
     sound = ims_device.message(Store.IMS, VICTIM)
@@ -172,3 +173,4 @@ def set_table(vm: Vm, table: TableAddress) -> None:
         f"devmem {IOMMU_BASE + Register.IRTA:#x} 64 {table.value:#x}"
         f" && devmem {IOMMU_BASE + Register.GCMD:#x} 32 {command.value:#x}"
     )
+    invalidate(vm)

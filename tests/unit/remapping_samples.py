@@ -51,9 +51,14 @@ class Memory:
 
     def __init__(self, entries: dict[int, tuple[int, int]] | None = None, size: int = 1 << 20):
         self.raw = bytearray(size)
-        for index, (high, low) in (ENTRIES if entries is None else entries).items():
-            place = slice(index * ENTRY_SIZE, (index + 1) * ENTRY_SIZE)
-            self.raw[place] = (high << 64 | low).to_bytes(ENTRY_SIZE, "little")
+        for index, halves in (ENTRIES if entries is None else entries).items():
+            self.put(index, halves)
+
+    def put(self, index: int, halves: tuple[int, int] | None) -> None:
+        """Write an entry of the table, None for one that is freed."""
+        high, low = halves or (0, 0)
+        place = slice(index * ENTRY_SIZE, (index + 1) * ENTRY_SIZE)
+        self.raw[place] = (high << 64 | low).to_bytes(ENTRY_SIZE, "little")
 
     def read(self, address: int, count: int) -> bytes:
         start = address - TABLE

@@ -1,25 +1,14 @@
-"""The unit's state, followed through QEMU's log, and the check that QEMU cannot make."""
+"""The unit and its entry cache, followed through QEMU's log."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from harness.qemu.trace import TraceTail
-from harness.remapping.translate import Fault
-from harness.remapping.unit import UnitState
-from harness.spec.interrupt import Store
-from harness.spec.msi import CompatibilityMessage, Message, RemappableMessage
-from harness.spec.pci import RequesterId
-from harness.spec.vtd import FaultReason
-from harness.testbed.source_gate import SourceGate
 from harness.testbed.unit_watch import UnitWatch
 from tests.unit.remapping_samples import ENTRIES, TABLE, Memory, unit
-
-SENDER = RequesterId.of(1)  # IRTEs 18 to 20 admit it
 
 
 @pytest.fixture
@@ -28,8 +17,13 @@ def log(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def watch(log: Path) -> UnitWatch:
-    return UnitWatch(unit(), TraceTail(log))
+def memory() -> Memory:
+    return Memory()
+
+
+@pytest.fixture
+def watch(log: Path, memory: Memory) -> UnitWatch:
+    return UnitWatch(unit(), memory, TraceTail(log))
 
 
 def note(log: Path, *lines: str) -> None:
@@ -85,62 +79,53 @@ def test_half_a_line_is_left_until_it_is_whole(log: Path, watch: UnitWatch) -> N
     assert not watch.state().remapping_enabled
 
 
-def gate(
-    state: Callable[[], UnitState] = unit, entries: dict[int, tuple[int, int]] | None = None
-) -> SourceGate:
-    return SourceGate(SENDER, Memory(entries), state)
+def invalidation(index: int, mask: int = 0, *, selective: bool = True) -> str:
+    return f"vtd_inv_desc_iec granularity {selective:#x} index {index:#x} mask {mask:#x}\n"
 
 
-def naming(index: int) -> Message:
-    return RemappableMessage(index).message()
+WAIT = "vtd_inv_desc_wait_sw wait invalidate status write addr 0x1034a8 data 0x2\n"
 
 
-def test_a_message_by_an_entry_that_admits_the_sender_passes() -> None:
-    assert gate().route(Store.IMS, 0, naming(18)) == naming(18)
-
-
-def test_a_message_by_another_functions_entry_is_a_fault() -> None:
-    fault = gate().route(Store.IMS, 0, naming(16))
-    assert fault == Fault(FaultReason.SOURCE_ID_MISMATCH, SENDER, 16)
+def test_a_changed_entry_is_used_as_it_was_until_its_invalidation_has_completed(
+    log: Path, watch: UnitWatch, memory: Memory
+) -> None:
+    old = watch.entry(18).cached
+    memory.put(18, ENTRIES[19])
+    new = watch.entry(18).current
+    assert watch.entry(18) == (watch.state(), old, new)
+    note(log, invalidation(17), WAIT, invalidation(18))
+    assert watch.entry(18).cached == old
+    note(log, WAIT)
+    assert watch.entry(18).cached == new
 
 
 @pytest.mark.parametrize(
-    ("message", "why"),
-    [
-        (dataclasses.replace(naming(18), data=0x10000), "without SHV the data means nothing"),
-        (RemappableMessage(18, 0).message(), "a subhandle of 0"),
-        (naming(40), "22h: not present"),
-        (Message(naming(18).address | 8, 0x10000), "20h: reserved bits"),
-        (Message(0x1000, 5), "no interrupt at all"),
-    ],
-    ids=lambda value: value.partition(":")[0] if isinstance(value, str) else "",
+    "line", [invalidation(0, selective=False), invalidation(19, mask=1)], ids=["global", "range"]
 )
-def test_what_qemu_checks_itself_is_left_to_it(message: Message, why: str) -> None:
-    assert gate().route(Store.IMS, 0, message) == message, why
+def test_a_wider_invalidation_covers_an_entry(
+    log: Path, watch: UnitWatch, memory: Memory, line: str
+) -> None:
+    watch.stale_entries()
+    memory.put(18, ENTRIES[19])
+    assert [entry.index for entry in watch.stale_entries()] == [18]
+    note(log, line, WAIT)
+    assert watch.stale_entries() == []
 
 
-def test_a_reserved_bit_of_the_entry_is_left_to_qemu_and_a_wrong_sender_is_not() -> None:
-    high, low = ENTRIES[18]
-    entries = {18: (high | 1 << 60, low), 16: (ENTRIES[16][0] | 1 << 60, ENTRIES[16][1])}
-    assert gate(entries=entries).route(Store.IMS, 0, naming(18)) == naming(18)
-    assert isinstance(gate(entries=entries).route(Store.IMS, 0, naming(16)), Fault)
+def test_a_reset_empties_the_cache(log: Path, watch: UnitWatch, memory: Memory) -> None:
+    watch.stale_entries()
+    memory.put(18, None)
+    note(log, "vtd_reset_exit \n", written(0xB8, TABLE | 0x80F, 8), written(0x18, 0x0300_0000))
+    assert watch.stale_entries() == []
 
 
-def test_an_index_that_qemu_would_wrap_is_a_fault() -> None:
-    message = RemappableMessage(0xFFFF, 19).message()  # QEMU: entry 18
-    fault = gate().route(Store.IMS, 0, message)
-    assert fault == Fault(FaultReason.INDEX_BEYOND_TABLE, SENDER, 0x10012)
-
-
-def test_compatibility_format_is_a_fault_while_it_is_blocked() -> None:
-    message = CompatibilityMessage(1, 0x31).message()
-    assert gate().route(Store.IMS, 0, message) == Fault(FaultReason.COMPATIBILITY_BLOCKED, SENDER)
-    off = unit({0x1C: 0})
-    assert gate(lambda: off).route(Store.IMS, 0, message) == message
-
-
-def test_the_unit_is_asked_for_each_message(log: Path, watch: UnitWatch) -> None:
-    made = gate(watch.state)
-    assert isinstance(made.route(Store.IMS, 0, naming(16)), Fault)
+def test_without_remapping_no_entry_is_used(log: Path, watch: UnitWatch, memory: Memory) -> None:
+    watch.stale_entries()
+    memory.put(18, None)
     note(log, written(0x18, 0))
-    assert made.route(Store.IMS, 0, naming(16)) == naming(16)
+    assert watch.stale_entries() == []
+
+
+def test_an_entry_outside_the_table_is_an_error(watch: UnitWatch) -> None:
+    with pytest.raises(OSError, match="no IRTE 65536 in a table of 65536"):
+        watch.entry(0x10000)
