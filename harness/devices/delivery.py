@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from harness.devices.ledger import Event, Fate, Ledger
+from harness.hypervisor.trap_path import TrapPath
 from harness.pci.config_space import ConfigSpace
 from harness.pci.store import InterruptStore
 from harness.remapping.translate import Fault
@@ -79,6 +80,8 @@ class Delivery:
         self.bus: Bus | None = None
         """The client to send to; None while there is none."""
         self.gate = gate
+        self.trap_path: TrapPath | None = None
+        """Where the host interrupts of MSI and MSI-X come from; None: there are always some."""
         self._stores = stores
         self._config = config
         self._ledger = ledger
@@ -129,6 +132,8 @@ class Delivery:
                 self._end(event, Fate.DROPPED, "its store was disabled")
             else:
                 self._end(event, Fate.DISABLED, f"{event.interrupt} is not enabled")
+        elif self.trap_path and (refusal := self.trap_path.missing(event.store, index)):
+            self._end(event, Fate.BLOCKED, str(refusal))
         elif state.masked(index, wired=wired):
             self._hold(event, state)
         elif self.bus is None:

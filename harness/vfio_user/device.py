@@ -123,5 +123,11 @@ class Device(Protocol):
         :raises OSError: the access cannot be answered; ``errno`` goes to the client.
         """
 
+    def irqs_wanted(self, index: int, numbers: range) -> None:
+        """Set host interrupts up for vectors of an index, before eventfds are assigned to them.
+
+        :raises OSError: the host refuses; ``errno`` goes to the client, and nothing is assigned.
+        """
+
     def irqs_changed(self, index: int, start: int, count: int) -> None:
         """Take note that SET_IRQS changed what is wired or masked for these vectors of an index."""

@@ -7,7 +7,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,10 +38,13 @@ class Interrupts:
     NORESIZE is a promise about the host that the client acts on; it is not enforced, because a
     client sends a large set in several messages (as many descriptors as ``max_msg_fds``), which
     look the same as growing it.
+
+    :param wanted: :meth:`~.device.Device.irqs_wanted`.
     """
 
-    def __init__(self, irqs: Sequence[IrqIndex]):
+    def __init__(self, irqs: Sequence[IrqIndex], wanted: Callable[[int, range], None]):
         self._irqs = tuple(irqs)
+        self._wanted = wanted
         self._signal = signaller().signal
         self._lock = threading.Lock()
         self._vectors = [[_Vector({}) for _ in range(irq.count)] for irq in self._irqs]
@@ -50,7 +53,7 @@ class Interrupts:
         """Carry out DEVICE_SET_IRQS. Takes from ``fds`` what it keeps.
 
         :raises OSError: EINVAL when the request contradicts itself or the device, ENOTSUP when the
-            index cannot be masked. Nothing has changed then.
+            index cannot be masked, or what the host answers. Nothing has changed then.
         """
         flags = IrqSetFlags(request.flags)
         kind, action = flags & _DATA, flags & _ACTION
@@ -59,6 +62,8 @@ class Interrupts:
         if request.count == 0:
             self._disable(request.index)
         elif kind == IrqSetFlags.DATA_EVENTFD:
+            if fds and action == IrqSetFlags.ACTION_TRIGGER:
+                self._wanted(request.index, range(start, stop))
             self._wire(request.index, range(start, stop), action, fds)
         else:
             for number in range(start, stop):

@@ -104,7 +104,7 @@ class Session:
         self._log = LimitedLog(log)
         self._requests = Requests(channel.send)
         self.memory = GuestMemory(self._requests.read, self._requests.write, direct=direct_dma)
-        self.interrupts = Interrupts(device.irqs)
+        self.interrupts = Interrupts(device.irqs, device.irqs_wanted)
         self._channel = channel
         self._device = device
         self._description = Description(device)

@@ -48,6 +48,9 @@ class FourBytes:
         if len(data) == 4:
             self.value = data
 
+    def irqs_wanted(self, index: int, numbers: range) -> None:
+        pass
+
     def irqs_changed(self, index: int, start: int, count: int) -> None:
         pass
 

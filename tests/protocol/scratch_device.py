@@ -97,5 +97,8 @@ class ScratchDevice:
             self.memory[offset : offset + len(data)] = data
             self.on_write(offset, data)
 
+    def irqs_wanted(self, index: int, numbers: range) -> None:
+        pass
+
     def irqs_changed(self, index: int, start: int, count: int) -> None:
         self.log.append(("irqs", index, start, count))

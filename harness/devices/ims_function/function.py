@@ -9,7 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Sequence
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from harness.devices.burst import Burst
 from harness.devices.delivery import WIRE, Delivery, MessageGate, OpenGate
@@ -22,6 +22,7 @@ from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.ims_function.work_queue import WorkQueue
 from harness.devices.ledger import Event, Ledger
 from harness.host.deadline import Deadline
+from harness.hypervisor.trap_path import TrapPath
 from harness.pci.access_log import AccessLog, RefusalLog
 from harness.pci.msi import MsiStore
 from harness.pci.msix import MsixStore
@@ -31,6 +32,9 @@ from harness.spec.interrupt import InterruptName, Store
 from harness.spec.pci import CONFIG_SIZE, CapabilityId
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
 from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region, Verdict
+
+_STORES: Final[dict[int, Store]] = {index: store for store, index in WIRE.items()}
+"""Stores by their VFIO interrupt index."""
 
 
 class ImsFunction:
@@ -100,6 +104,15 @@ class ImsFunction:
     def guard(self, gate: MessageGate) -> None:
         """Let the messages that the function sends itself pass this gate from now on."""
         self._delivery.gate = gate
+
+    @property
+    def trap_path(self) -> TrapPath | None:
+        """Where the host's interrupts for MSI and MSI-X come from; None: there are always some."""
+        return self._delivery.trap_path
+
+    @trap_path.setter
+    def trap_path(self, trap_path: TrapPath | None) -> None:
+        self._delivery.trap_path = trap_path
 
     # For tests and the harness.
 
@@ -335,8 +348,22 @@ class ImsFunction:
         self._delivery.release(Store.MSIX)
         return True
 
+    def irqs_wanted(self, index: int, numbers: range) -> None:
+        """Take host interrupts for what is about to be wired, when they are counted.
+
+        :raises OSError: the host has none.
+        """
+        with self._lock:
+            if self.trap_path and (store := _STORES.get(index)):
+                self.trap_path.set_up(store, numbers)
+
     def irqs_changed(self, index: int, start: int, count: int) -> None:
         """Send what waited for a wire: its mask bit is the client's from here on."""
-        for store, number in WIRE.items():
-            if number == index:
-                self._delivery.release(store)
+        if (store := _STORES.get(index)) is None:
+            return
+        with self._lock:
+            if self.trap_path:
+                numbers = range(start, start + count)
+                unwired = [n for n in numbers if not self._delivery.wired(store, n)]
+                self.trap_path.take_down(store, unwired)
+            self._delivery.release(store)

@@ -225,6 +225,9 @@ class VirteFunction:
             return True
         return False
 
+    def irqs_wanted(self, index: int, numbers: range) -> None:
+        """Refuse nothing: there is no interrupt to be wired."""
+
     def irqs_changed(self, index: int, start: int, count: int) -> None:
         """Take note of nothing: there is no interrupt to be wired."""
 
