@@ -62,6 +62,8 @@ class Control:
     """
 
     def __init__(self, exchange: LineExchange):
+        self.answered: Callable[[], None] = lambda: None
+        """Called when an operation has returned. Whoever looks at its effects sets it."""
         self._exchange = exchange
         self._tags = map(str, itertools.count(1))
         self._given_up: set[str] = set()
@@ -84,6 +86,7 @@ class Control:
         except BaseException:
             self._given_up.add(tag)
             raise
+        self.answered()
         if reply["errno"] != 0:
             raise ControlError(request, reply)
         return reply

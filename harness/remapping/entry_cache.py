@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from harness.remapping.unit import present_bits
 from harness.spec.vtd import ENTRY_SIZE, Entry, decode_entry
 
 _PAGE: Final = 4096
 _INDEX_BITS: Final = 16
-"""A table has up to 64K entries."""
+_ALL: Final = range(1 << _INDEX_BITS)
+"""Indices of the largest table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,11 @@ class EntryCache:
 
     def __init__(self, *, absent: bool):
         self._absent = absent
-        self._entries = bytearray()  # as they were cached, in the table's order
-        self._cached = bytearray()  # by index: 1 where the entry is cached now
+        # The table when it was last observed: its entries are cached, but for those that were
+        # invalidated since, and those that are cached otherwise.
+        self._observed = b""
+        self._invalidated: set[int] = set()
+        self._others: dict[int, bytes] = {}
         self._requested: set[range] = set()  # indices to be invalidated
 
     # What software asks of the unit.
@@ -68,19 +71,23 @@ class EntryCache:
 
     def invalidate_all(self) -> None:
         """Take note that every entry is to be invalidated (G=0)."""
-        self._requested.add(range(1 << _INDEX_BITS))
+        self._requested.add(_ALL)
 
     def complete(self) -> None:
         """Invalidate what was asked for so far: a wait descriptor has completed."""
+        if _ALL in self._requested:
+            self.clear()
         for entries in self._requested:
-            part = slice(entries.start, entries.stop)
-            self._cached[part] = bytes(len(self._cached[part]))
+            self._invalidated.update(entries)
+            for index in entries:
+                self._others.pop(index, None)
         self._requested.clear()
 
     def clear(self) -> None:
         """Forget everything, as at reset."""
-        self._entries.clear()
-        self._cached.clear()
+        self._observed = b""
+        self._invalidated.clear()
+        self._others.clear()
         self._requested.clear()
 
     # What the unit does.
@@ -90,52 +97,57 @@ class EntryCache:
 
         :raises Exception: what ``read`` raises.
         """
-        if index < len(self._cached) and self._cached[index]:
-            return bytes(self._entries[_place(index)])
-        entry = read()
-        if self._absent or present_bits(entry)[0]:
-            self._make_room(index + 1)
-            self._entries[_place(index)] = entry
-            self._cached[index] = 1
+        if (entry := self._cached(index)) is None:
+            entry = read()
+            if self._holds(entry):
+                self._others[index] = entry
         return entry
 
     def observe(self, table: bytes) -> None:
         """Cache every entry of a table that is not cached already."""
-        count = len(table) // ENTRY_SIZE
-        kept = {index: self._entries[_place(index)] for index in self._differing(table)}
-        self._entries[: len(table)] = table
-        self._cached[:count] = b"\1" * count if self._absent else present_bits(table)
-        for index, entry in kept.items():
-            self._entries[_place(index)] = entry
-            self._cached[index] = 1
+        for index in _differences(self._observed, table):
+            if (entry := self._cached(index)) is not None:
+                self._others[index] = entry
+        self._others = {
+            index: entry for index, entry in self._others.items() if entry != table[_place(index)]
+        }
+        self._observed = table
+        self._invalidated.clear()
 
     def stale(self, table: bytes) -> list[StaleEntry]:
         """Return the cached entries that are not as the table has them, by index."""
-        return [
-            StaleEntry(
-                index,
-                decode_entry(bytes(self._entries[_place(index)])),
-                decode_entry(table[_place(index)]),
-                requested=any(index in entries for entries in self._requested),
-            )
-            for index in self._differing(table)
-        ]
+        found = []
+        for index in sorted({*self._others, *_differences(self._observed, table)}):
+            cached, current = self._cached(index), table[_place(index)]
+            if current and cached is not None and cached != current:
+                requested = any(index in entries for entries in self._requested)
+                found.append(
+                    StaleEntry(index, decode_entry(cached), decode_entry(current), requested)
+                )
+        return found
 
-    def _differing(self, table: bytes) -> Iterator[int]:
-        self._make_room(len(table) // ENTRY_SIZE)
-        # Page by page: in a megabyte next to nothing differs.
-        for page in range(0, len(table), _PAGE):
-            end = min(page + _PAGE, len(table))
-            if table[page:end] != self._entries[page:end]:
-                for index in range(page // ENTRY_SIZE, end // ENTRY_SIZE):
-                    place = _place(index)
-                    if self._cached[index] and table[place] != self._entries[place]:
-                        yield index
+    def _cached(self, index: int) -> bytes | None:
+        if (entry := self._others.get(index)) is not None:
+            return entry
+        if index in self._invalidated:
+            return None
+        entry = self._observed[_place(index)]
+        return entry if entry and self._holds(entry) else None
 
-    def _make_room(self, entries: int) -> None:
-        if (more := entries - len(self._cached)) > 0:
-            self._entries += bytes(more * ENTRY_SIZE)
-            self._cached += bytes(more)
+    def _holds(self, entry: bytes) -> bool:
+        return self._absent or bool(entry[0] & 1)  # P
+
+
+def _differences(old: bytes, new: bytes) -> Iterator[int]:
+    """Yield the indices at which two tables differ, page by page: next to nothing does."""
+    if old == new:
+        return
+    for page in range(0, len(new), _PAGE):
+        end = min(page + _PAGE, len(new))
+        if old[page:end] != new[page:end]:
+            for index in range(page // ENTRY_SIZE, end // ENTRY_SIZE):
+                if old[_place(index)] != new[_place(index)]:
+                    yield index
 
 
 def _place(index: int) -> slice:

@@ -100,13 +100,8 @@ def read_unit(registers: RegisterReader) -> UnitState:
     )
 
 
+# Maps the first byte of an entry to its Present bit.
 _PRESENT: Final = bytes(value & 1 for value in range(256))
-"""Maps the first byte of an entry to its Present bit."""
-
-
-def present_bits(table: bytes) -> bytes:
-    """Return the Present bit of each entry of a table, a byte each."""
-    return table[::ENTRY_SIZE].translate(_PRESENT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +150,7 @@ class RemappingTable:
         :raises OSError: the table is not in memory.
         """
         raw = self.read_all()
-        present = present_bits(raw)
+        present = raw[::ENTRY_SIZE].translate(_PRESENT)
         found = {}
         index = present.find(1)
         while index >= 0:

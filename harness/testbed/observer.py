@@ -10,6 +10,7 @@ from harness.qemu.machine import Machine
 from harness.qemu.memory import GuestRam
 from harness.qemu.trace import TrappedAccesses
 from harness.remapping.unit import RemappingTable, UnitState, read_unit
+from harness.testbed.invalidation_oracle import InvalidationOracle
 from harness.testbed.unit_watch import EVENTS, UnitWatch
 
 IOMMU_BASE: Final = 0xFED9_0000
@@ -22,6 +23,8 @@ class Observer:
     def __init__(self, machine: Machine):
         self._machine = machine
         self._watch: UnitWatch | None = None
+        self.invalidations: InvalidationOracle | None = None
+        """What judges the guest's changes of IRTEs, from the first :meth:`unit_watch` on."""
 
     @property
     def memory(self) -> GuestRam:
@@ -40,29 +43,24 @@ class Observer:
             trace = self._machine.followed_trace(*EVENTS)
             unit = read_unit(self._machine.registers(IOMMU_BASE))
             self._watch = UnitWatch(unit, self.memory, trace)
-            with contextlib.suppress(OSError):  # whoever checks is told
-                self._watch.stale_entries()  # from here on, every change is seen
+            self.invalidations = InvalidationOracle(self._watch)
         return self._watch
 
     def check_invalidations(self) -> None:
         """Look whether every IRTE that changed was invalidated, whichever device's it is.
 
-        What changed since the unit was first watched, or last checked, is judged. Nothing that
-        changes an IRTE may be under way in the guest: its operations have returned, and no
-        interrupt is in flight that carries a move out.
+        What changed since the unit was first watched, or last checked, is judged, after each
+        operation of the guest. Now nothing that changes an IRTE may be under way in the guest.
 
         :raises CheckFailed: some were not, or nobody waited for it; each is named as it was and is.
         """
+        if self.invalidations is None:
+            return
         try:
-            stale = self._watch.stale_entries() if self._watch else []
+            self.invalidations.check()
         except OSError as error:
             self._machine.vitals.check()
             raise CheckFailed(f"the remapping table cannot be read: {error}") from error
-        if stale:
-            raise CheckFailed(
-                f"{len(stale)} remapping entries may still be used as they were",
-                evidence="\n".join(map(str, stale)),
-            )
 
     def table(self) -> RemappingTable:
         """Return the interrupt remapping table in guest memory.

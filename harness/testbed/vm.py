@@ -61,6 +61,7 @@ class Vm:
         """Another one, for the harness: it answers when a test's request hangs in the kernel."""
         self.observer = Observer(machine)
         """What stands on the other side: remapping, traps, guest memory."""
+        control.answered = self._judge
         self._held = held
         self._direct_dma = direct_dma
         self._plugged = 0
@@ -202,6 +203,8 @@ class Vm:
         """
         with self.plugged(ImsFunction(spec)) as served:
             plugged = PluggedFunction(served, self.control)
+            if oracle := self.observer.invalidations:
+                oracle.follow(plugged.model.ledger)
             plugged.wait_bound()
             try:
                 yield plugged
@@ -211,6 +214,11 @@ class Vm:
             finally:
                 if self.machine.vitals.error is None:
                     _unbind(plugged)
+
+    def _judge(self) -> None:
+        # An operation of the guest has returned.
+        if oracle := self.observer.invalidations:
+            oracle.look()
 
     def dump(self) -> None:
         """Write what may explain a failure into the workspace; never raises."""

@@ -71,6 +71,20 @@ def test_an_irte_that_nobody_invalidated_is_named_as_it_was_and_is(
     vm.observer.check_invalidations()
 
 
+def test_what_a_later_operation_hides_is_told_all_the_same(
+    vm: Vm, ims_device: PluggedFunction
+) -> None:
+    ims_device.set_up(Store.IMS, 4)
+    vm.observer.check_invalidations()
+    with damaged_unseen(vm, ims_device, 2, vector=0x77):
+        ims_device.control.mask(Store.IMS, 3)
+    ims_device.control.release(Store.IMS, count=4)
+    ims_device.control.free(Store.IMS, count=4)
+    with pytest.raises(CheckFailed, match="1 remapping entries might still be used as they were"):
+        vm.observer.check_invalidations()
+    vm.observer.check_invalidations()
+
+
 @pytest.mark.machine("caching", "caching-xapic")
 def test_a_message_goes_where_the_cached_irte_leads(vm: Vm, ims_device: PluggedFunction) -> None:
     ims_device.set_up(Store.IMS, 2)
