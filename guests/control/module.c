@@ -273,6 +273,7 @@ static int op_stored(struct request *request)
 		json_unsigned("address", stored.address);
 		json_unsigned("data", stored.data);
 		json_bool("masked", stored.masked);
+		json_bool("pending", stored.pending);
 		json_close_object();
 	}
 	json_close_array();

@@ -147,6 +147,40 @@ static int op_driver(struct request *request)
 	return write_word(request, path, slot);
 }
 
+/* A register of config space, past any driver. The kernel makes one access of it. */
+static int op_config(struct request *request)
+{
+	char path[512], slot[256];
+	uint32_t offset, size, value;
+	ssize_t done;
+	int fd, error;
+
+	if ((error = parse_slot(request, slot, sizeof(slot))) ||
+	    (error = needed(request, "offset")) ||
+	    (error = number(request, "offset", &offset, 0)) ||
+	    (error = number(request, "size", &size, 4)) ||
+	    (error = number(request, "value", &value, 0)))
+		return error;
+	if ((size != 1 && size != 2 && size != 4) || offset % size)
+		return fail(request, EINVAL, "size=%u at offset=%u: not an aligned 1, 2 or 4",
+			    size, offset);
+	if (size < sizeof(value) && value >> (8 * size))
+		return fail(request, ERANGE, "value=%#x: more than %u bytes", value, size);
+
+	snprintf(path, sizeof(path), PCI_DEVICES "/%s/config", slot);
+	fd = open(path, O_RDWR | O_CLOEXEC);
+	if (fd < 0)
+		return fail(request, errno, "%s: %s", path, strerror(errno));
+	done = find(request, "value") ? pwrite(fd, &value, size, offset) :
+					pread(fd, &value, size, offset);
+	if (done != (ssize_t)size)
+		error = fail(request, done < 0 ? errno : ENXIO, "%s: no %u bytes at %#x", path,
+			     size, offset);
+	close(fd);
+	json_unsigned("value", value);
+	return error;
+}
+
 static int op_ping(struct request *request)
 {
 	unsigned char bytes[8];
@@ -170,6 +204,8 @@ const struct operation system_operations[] = {
 	{ "cpu", " id state ", "take a CPU off or on: id=N state=online|offline", op_cpu },
 	{ "bind", " slot ", "bind the driver: [slot=PCI name]", op_driver },
 	{ "unbind", " slot ", "unbind the driver: [slot=PCI name]", op_driver },
+	{ "config", " slot offset size value ", "a register of config space: "
+	  "offset= [size=4] [value=N: write it] [slot=PCI name]", op_config },
 	{ "ping", " ", "answer; kernel release, whether the module is there, 8 random bytes", op_ping },
 };
 

@@ -244,5 +244,8 @@ int imstest_ims_stored(struct imstest_function *function, struct imstest_stored 
 	stored->data = ims_read(function, stored->index, IMSTEST_IMS_DATA);
 	stored->masked = !!(ims_read(function, stored->index, IMSTEST_IMS_CONTROL) &
 			    IMSTEST_IMS_CONTROL_MASK);
+	stored->pending = !!(imstest_read(function, IMSTEST_IMS_PENDING +
+					  stored->index / 32 * sizeof(u32)) &
+			     BIT(stored->index % 32));
 	return 0;
 }

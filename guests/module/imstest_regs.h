@@ -26,6 +26,9 @@
 #define IMSTEST_BAR_MSIX_SIZE		0x10000
 #define IMSTEST_BAR_IMS_SIZE		0x8000
 
+/* In the MSI-X BAR, behind the table. */
+#define IMSTEST_MSIX_PBA_OFFSET		0x8000
+
 #define IMSTEST_MSI_MAX			32
 #define IMSTEST_MSIX_MAX		2048
 #define IMSTEST_IMS_ENTRIES		2048

@@ -114,7 +114,8 @@ struct imstest_facts {
  * @masked:	out: its mask bit; 0 where the store has none
  * @address:	out
  * @data:	out; of an MSI message: with the low bits that name it
- * @reserved:	0
+ * @pending:	out: its pending bit, of MSI's register, the PBA or IMS_PENDING;
+ *		0 where MSI has no such register
  *
  * Read from the device: in a guest this may trap.
  */
@@ -125,7 +126,7 @@ struct imstest_stored {
 	__u32 masked;
 	__u64 address;
 	__u32 data;
-	__u32 reserved;
+	__u32 pending;
 };
 
 #define IMSTEST_HAS_REMAPPING	(1U << 0)	/* the MSI parent is a remapping domain */

@@ -4,6 +4,7 @@
  * config space and from the table.
  */
 
+#include <linux/bitfield.h>
 #include <linux/msi.h>
 #include <linux/pci.h>
 
@@ -201,9 +202,9 @@ int imstest_msix_free(struct imstest_interrupt *interrupt)
 int imstest_msi_stored(struct imstest_function *function, struct imstest_stored *stored)
 {
 	struct pci_dev *pdev = function->pdev;
-	u32 address_lo, address_hi = 0, mask;
+	u32 address_lo, address_hi = 0, mask, pending;
 	int pos = pdev->msi_cap;
-	u16 flags, data;
+	u16 flags, data, low;
 	bool wide;
 	int ret;
 
@@ -224,14 +225,19 @@ int imstest_msi_stored(struct imstest_function *function, struct imstest_stored 
 	if (!ret && (flags & PCI_MSI_FLAGS_MASKBIT)) {
 		ret = pci_read_config_dword(pdev, pos + (wide ? PCI_MSI_MASK_64 : PCI_MSI_MASK_32),
 					    &mask);
+		if (!ret)
+			ret = pci_read_config_dword(pdev, pos + (wide ? PCI_MSI_PENDING_64 :
+								 PCI_MSI_PENDING_32), &pending);
 		stored->masked = !ret && (mask & BIT(stored->index));
+		stored->pending = !ret && (pending & BIT(stored->index));
 	}
 	if (ret)
 		return pcibios_err_to_errno(ret);
 
 	stored->address = (u64)address_hi << 32 | address_lo;
-	/* Message N is the base message with N in the low bits of its data. */
-	stored->data = data | stored->index;
+	/* Message N is the base message with N in as many low bits as the count takes. */
+	low = BIT(FIELD_GET(PCI_MSI_FLAGS_QSIZE, flags)) - 1;
+	stored->data = (data & ~low) | (stored->index & low);
 	return 0;
 }
 
@@ -244,7 +250,7 @@ int imstest_msi_stored(struct imstest_function *function, struct imstest_stored 
  */
 int imstest_msix_stored(struct imstest_function *function, struct imstest_stored *stored)
 {
-	void __iomem *entry;
+	void __iomem *entry, *pending;
 
 	if (!function->msix_table || stored->index >= max(pci_msix_vec_count(function->pdev), 0))
 		return -EINVAL;
@@ -255,5 +261,8 @@ int imstest_msix_stored(struct imstest_function *function, struct imstest_stored
 	stored->data = ioread32(entry + PCI_MSIX_ENTRY_DATA);
 	stored->masked = !!(ioread32(entry + PCI_MSIX_ENTRY_VECTOR_CTRL) &
 			    PCI_MSIX_ENTRY_CTRL_MASKBIT);
+
+	pending = function->msix_table + IMSTEST_MSIX_PBA_OFFSET + stored->index / 32 * sizeof(u32);
+	stored->pending = !!(ioread32(pending) & BIT(stored->index % 32));
 	return 0;
 }

@@ -127,6 +127,14 @@ class Control:
         """Unbind the driver: everything the function has is freed."""
         self.call("unbind", slot=slot)
 
+    def read_config(self, slot: str, offset: int, size: int) -> int:
+        """Return a register of a function's config space."""
+        return int(self.call("config", slot=slot, offset=offset, size=size)["value"])
+
+    def write_config(self, slot: str, offset: int, size: int, value: int) -> None:
+        """Write a register of a function's config space, past its driver."""
+        self.call("config", slot=slot, offset=offset, size=size, value=value)
+
     # Of the guest itself.
 
     def make_fresh(self, now: float, seed: bytes) -> None:

@@ -73,6 +73,7 @@ class StoredMessage:
     address: int
     data: int
     masked: bool
+    pending: bool
 
     @property
     def message(self) -> Message:

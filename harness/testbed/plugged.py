@@ -81,6 +81,10 @@ class PluggedFunction(ServedFunction[ImsFunction]):
         """Unbind the guest's driver: everything the function has is freed."""
         self._guest.unbind(self.slot)
 
+    def write_config(self, offset: int, size: int, value: int) -> None:
+        """Have the guest write a register of config space, past its driver."""
+        self._guest.write_config(self.slot, offset, size, value)
+
     # The guest's operations that need care.
 
     def set_up(self, store: Store, count: int, *, index: int = 0) -> None:

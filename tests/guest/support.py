@@ -86,13 +86,9 @@ def invalidate(vm: Vm) -> None:
     watch.invalidate()
 
 
-def write_command(vm: Vm, plugged: PluggedFunction, command: Command) -> None:
-    """Write the low byte of the function's Command register, past its driver."""
-    config = f"/sys/bus/pci/devices/{plugged.slot}/config"
-    vm.ssh.run(
-        f"printf '\\{command.value:03o}' |"
-        f" dd of={config} bs=1 seek={Header.COMMAND:d} conv=notrunc 2>/dev/null"
-    )
+def write_command(plugged: PluggedFunction, command: Command) -> None:
+    """Have the guest write the function's Command register, past its driver."""
+    plugged.write_config(Header.COMMAND, 2, command.value)
 
 
 def store_message(plugged: PluggedFunction, index: int, message: Message) -> None:

@@ -57,18 +57,18 @@ def test_a_count_that_no_int_holds_is_refused(ims_device: PluggedFunction, count
 
 
 @pytest.fixture
-def deaf(vm: Vm, ims_device: PluggedFunction) -> PluggedFunction:
+def deaf(ims_device: PluggedFunction) -> PluggedFunction:
     """The function, not a bus master: it cannot read a descriptor, and no record ever comes."""
-    write_command(vm, ims_device, Command(memory_space=1))
+    write_command(ims_device, Command(memory_space=1))
     return ims_device
 
 
-def test_a_wait_of_no_time_looks_once(vm: Vm, deaf: PluggedFunction) -> None:
+def test_a_wait_of_no_time_looks_once(deaf: PluggedFunction) -> None:
     with pytest.raises(ControlError) as expired:
         deaf.control.fire(Store.IMS, timeout_ms=0)
     assert expired.value.errno == errno.ETIMEDOUT
 
-    write_command(vm, deaf, Command(memory_space=1, bus_master=1))
+    write_command(deaf, Command(memory_space=1, bus_master=1))
     deaf.control.reset()
     assert deaf.control.fire(Store.IMS).completion == "success"
 

@@ -86,7 +86,7 @@ def test_accesses_of_every_size_and_offset_are_counted_and_survived(
 def test_a_work_queue_over_nothing_stops_with_an_error(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
-    write_command(vm, ims_device, ENABLED)
+    write_command(ims_device, ENABLED)
     base = bars[regs.BAR_CONTROL]
 
     def poke(register: Register, value: int) -> str:
@@ -118,7 +118,7 @@ def test_a_work_queue_over_nothing_stops_with_an_error(
 def test_a_message_that_is_none_reaches_no_cpu(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
-    write_command(vm, ims_device, ENABLED)
+    write_command(ims_device, ENABLED)
 
     # Nobody has this entry, and so the unit records it.
     assert "EFAULT" in raise_message(vm, ims_device, bars, 0xFEE0_1FF8, 0x31).reason
@@ -129,7 +129,7 @@ def test_a_message_that_is_none_reaches_no_cpu(
 def test_a_message_to_memory_is_a_write_like_any_other(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
-    write_command(vm, ims_device, ENABLED)
+    write_command(ims_device, ENABLED)
     before = vm.machine.memory.read(LOW_PAGE, 4)
     event = raise_message(vm, ims_device, bars, LOW_PAGE, 0x31)
     after = int.from_bytes(vm.machine.memory.read(LOW_PAGE, 4), "little")

@@ -11,7 +11,6 @@ from harness.spec.interrupt import Store
 from harness.spec.pci import CapabilityId, MsixControl
 from harness.spec.vfio import IrqIndexNumber
 from harness.testbed.plugged import PluggedFunction
-from harness.testbed.vm import Vm
 from tests.guest.support import deliver, deliver_all, fence, runs
 
 pytestmark = pytest.mark.capability("A2")
@@ -38,7 +37,7 @@ def test_a_masked_vector_is_held_and_delivered_once_on_unmask(
     guest, model = ims_device.control, ims_device.model
     ims_device.set_up(Store.MSIX, 4)
     guest.mask(Store.MSIX, 2)
-    held = model.raise_interrupt(Store.MSIX, 2)
+    held, *more = [model.raise_interrupt(Store.MSIX, 2) for _ in range(3)]
     fence(ims_device, Store.MSIX, 1)
     assert not held.answered
     assert runs(ims_device, Store.MSIX, 2) == 0
@@ -47,33 +46,38 @@ def test_a_masked_vector_is_held_and_delivered_once_on_unmask(
     model.ledger.wait_answered(held, Deadline(5, "the vector that was held"))
     fence(ims_device, Store.MSIX, 1)
     assert runs(ims_device, Store.MSIX, 2) == 1
+    # QEMU holds what is masked by an entry of its table: the device does not know that the three
+    # went into one, and waits for two more answers until it is reset. Nor does the pending bit
+    # show: the guest reads the device's array (hw/vfio-user/pci.c, vfio_user_pba_ops).
+    assert not any(event.answered for event in more)
+    guest.reset()
     model.ledger.assert_quiet()
 
 
-def test_the_function_mask_holds_every_vector(vm: Vm, ims_device: PluggedFunction) -> None:
+def pending(ims_device: PluggedFunction) -> set[int]:
+    """Return the vectors whose bit the guest finds set in the pending bit array."""
+    stored = ims_device.control.stored(Store.MSIX, count=ims_device.model.spec.msix_vectors)
+    return {item.index for item in stored if item.pending}
+
+
+def test_the_function_mask_holds_every_vector(ims_device: PluggedFunction) -> None:
     ims_device.set_up(Store.MSIX, 3)
-    capability = ims_device.model.config.capabilities[CapabilityId.MSIX]
-    control = capability.offset + 2
+    control = ims_device.model.config.capabilities[CapabilityId.MSIX].offset + 2
     enabled = ims_device.model.config.get(control, 2)
     masked = MsixControl.unpack(enabled).replace(function_mask=1).value
 
-    def write(value: int) -> None:
-        config = f"/sys/bus/pci/devices/{ims_device.slot}/config"
-        octal = "".join(f"\\{byte:03o}" for byte in value.to_bytes(2, "little"))
-        vm.ssh.run(
-            f"printf '{octal}' | dd of={config} bs=1 seek={control} conv=notrunc 2>/dev/null"
-        )
-
-    write(masked)
+    ims_device.write_config(control, 2, masked)
     held = [ims_device.model.raise_interrupt(Store.MSIX, index) for index in range(3)]
+    again = [ims_device.model.raise_interrupt(Store.MSIX, index) for index in range(3)]
     # QEMU holds them too: the device's own mask shows in what became of them.
     assert {event.fate for event in held} == {Fate.PENDING}
-    ims_device.control.facts()  # a round trip through the guest
-    assert not any(event.answered for event in held)
+    assert {event.fate for event in again} == {Fate.MERGED}
+    assert pending(ims_device) == {0, 1, 2}
     assert [runs(ims_device, Store.MSIX, index) for index in range(3)] == [0, 0, 0]
 
-    write(enabled)
+    ims_device.write_config(control, 2, enabled)
     ims_device.model.ledger.wait_answered(held, Deadline(5, "the vectors that were held"))
+    assert pending(ims_device) == set()
     fence(ims_device, Store.MSIX, 0)
     assert [runs(ims_device, Store.MSIX, index) for index in range(3)] == [3, 1, 1]
 

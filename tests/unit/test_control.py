@@ -115,7 +115,7 @@ def test_help_teaches_every_operation(imsctl: Path) -> None:
     assert set(reply["operations"]) == {
         "alloc", "request", "release", "free", "mask", "unmask", "move", "cycle", "fire", "list",
         "stored", "function", "irqs", "hold", "drop", "reset", "cpus", "cpu", "bind", "unbind",
-        "ping", "fresh", "ssh", "log", "read",
+        "config", "ping", "fresh", "ssh", "log", "read",
     }  # fmt: skip
     assert run(imsctl)[1]["operations"] == reply["operations"]
 
@@ -147,6 +147,9 @@ def test_the_exit_status_is_zero_only_when_errno_is(imsctl: Path) -> None:
         ("alloc store=ims index=next", "next"),
         ("alloc store=ims store=msi", "store"),
         ("move store=ims", "cpu"),
+        ("config slot=0000:00:00.0", "offset"),
+        ("config slot=0000:00:00.0 offset=1 size=2", "not an aligned"),
+        ("config slot=0000:00:00.0 offset=0 size=8", "not an aligned"),
         ("cycle store=ims", "rounds"),
         ("cpu id=0 state=asleep", "asleep"),
         ("cpu id=0", "state"),
@@ -176,6 +179,7 @@ def test_a_bad_word_is_refused_and_named(pipes: Pipes, line: str, named: str) ->
         ("function wait=60001", "60001"),
         ("cpu id=99999999999 state=online", "99999999999"),
         ("bind slot=" + "0" * 256, "slot"),
+        ("config slot=0000:00:00.0 offset=0 size=1 value=256", "0x100"),
         ("ssh host_key=00 client_key=" + "A" * 160, "client_key"),
     ],
 )
