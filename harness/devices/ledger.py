@@ -12,14 +12,15 @@ import enum
 import functools
 import itertools
 import threading
-import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Final
+from typing import ClassVar, Final
 
 from harness.errors import CheckFailed
 from harness.events.ring import Ring
+from harness.events.stream import Event as StreamEvent
+from harness.events.stream import Writer, now
 from harness.host.deadline import Deadline
 from harness.spec.interrupt import InterruptName, Store
 
@@ -91,7 +92,7 @@ class Event:
     """Why it was blocked, disabled, merged or dropped."""
     cpu: int | None = None
     """Linux CPU number from which it was answered; None until then."""
-    raised_at: int = field(default_factory=time.monotonic_ns)
+    raised_at: int = field(default_factory=now)
     """Nanoseconds of the monotonic clock."""
     answered_at: int | None = None
     """Nanoseconds of the monotonic clock; None until then."""
@@ -118,6 +119,31 @@ class Event:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Step(StreamEvent):
+    """What an event has come to, as it stands in the stream."""
+
+    LIMIT: ClassVar[int] = 16 << 20
+    BYTES: ClassVar[int] = 200
+
+    sequence: int
+    interrupt: InterruptName
+    fate: Fate
+    cpu: int | None
+    """Linux CPU number of the handler that answered; None: it was not that."""
+    reason: str
+
+    def held(self) -> int:
+        """Return the bytes that this takes."""
+        return self.BYTES + len(self.reason)
+
+    def __str__(self) -> str:
+        state = self.fate.value if self.cpu is None else f"answered by CPU {self.cpu}"
+        return f"event {self.sequence} on {self.interrupt} {state}" + (
+            f" ({self.reason})" if self.reason else ""
+        )
+
+
 class FindingKind(enum.StrEnum):
     """What went wrong with an interrupt."""
 
@@ -132,7 +158,7 @@ class FindingKind(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Finding(StreamEvent):
     """One thing that went wrong, as a sentence."""
 
     kind: FindingKind
@@ -145,9 +171,13 @@ class Finding:
 
 
 class Ledger:
-    """Events of one function, by interrupt and by number. Any thread may call any method."""
+    """Events of one function, by interrupt and by number. Any thread may call any method.
 
-    def __init__(self) -> None:
+    :param writer: writes each step of an event, and what goes wrong, into the stream.
+    """
+
+    def __init__(self, writer: Writer | None = None) -> None:
+        self._writer = writer or Writer("ledger")
         self.check_peers: Callable[[], None] = lambda: None
         """Raises what has ended: the server, the emulator, the guest. Whoever plugs in sets it."""
         self._lock = threading.Lock()
@@ -175,6 +205,7 @@ class Ledger:
             event = Event(sequence, _name(store, index))
             self._live[sequence] = event
             self._counts[Fate.RAISED] += 1
+            self._write(event)
             return event
 
     def settle(self, event: Event, fate: Fate, reason: str = "") -> bool:
@@ -202,6 +233,7 @@ class Ledger:
             del self._pending[key]
         event.fate, event.reason = fate, reason
         self._counts[fate] += 1
+        self._write(event)
         if fate is Fate.SENT:
             self._sent[event.sequence] = event
             if (slot := self._slots.get(key)) is None:
@@ -214,6 +246,20 @@ class Ledger:
         else:
             self._end(event)
         self._changed.notify_all()
+
+    def _write(self, event: Event) -> None:
+        writer = self._writer
+        writer.stream.write(
+            Step(
+                now(),
+                writer.source,
+                event.sequence,
+                event.interrupt,
+                event.fate,
+                event.cpu,
+                event.reason,
+            )
+        )
 
     def _take_back(self, event: Event) -> None:
         del self._sent[event.sequence]
@@ -263,8 +309,9 @@ class Ledger:
             if event is None or event.fate is not Fate.SENT or event.interrupt != interrupt:
                 self._find_wrong_answer(event, interrupt, sequence, cpu)
                 return None
-            event.answered_at = time.monotonic_ns()
+            event.answered_at = now()
             event.cpu = cpu
+            self._write(event)
             self._take_back(event)
             self._answers += 1
             self._end(event)
@@ -290,8 +337,10 @@ class Ledger:
         self._find(kind, interrupt, sequence, text)
 
     def _find(self, kind: FindingKind, interrupt: InterruptName, sequence: int, text: str) -> None:
-        finding = Finding(kind, interrupt, sequence, text)
+        writer = self._writer
+        finding = Finding(now(), writer.source, kind, interrupt, sequence, text)
         self._findings.append(finding, FINDING_BYTES + len(text))
+        writer.stream.write(finding)
         self._changed.notify_all()
 
     # The test's side.

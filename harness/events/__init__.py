@@ -1,1 +1,1 @@
-"""What is kept of what happened: bounded in bytes, whoever fills it."""
+"""What happened: one stream of typed events on one clock, bounded in bytes, whoever fills it."""

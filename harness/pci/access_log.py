@@ -1,54 +1,56 @@
 """The log of region accesses: what the guest (or its VFIO client) read and wrote, decoded.
 
 An access in this log is one that was trapped: stores to a mapped array never come here. The
-counters are exact; of the accesses themselves the newest are kept.
+counters are exact; the accesses themselves are events, of which the newest are kept.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
+from typing import ClassVar, Final
 
 from harness.events.limited_log import LimitedLog
-from harness.events.ring import Ring
+from harness.events.stream import BEGINNING, Event, Writer, now
+from harness.events.stream import Mark as StreamMark
 from harness.spec.vfio import RegionIndex
 
 _log = logging.getLogger(__name__)
 
-LIMIT: Final = 24 << 20
-"""Bytes of accesses that are kept: about 100,000."""
-ACCESS_BYTES: Final = 240
-"""What an access takes in memory, whatever its size."""
 SHOWN: Final = 8
 """Bytes of an access that are kept: a client may read or write a region as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
+class Access(Event):
     """One trapped access."""
 
-    when: int
-    """Nanoseconds of the monotonic clock."""
+    LIMIT: ClassVar[int] = 24 << 20
+    BYTES: ClassVar[int] = 240
+
     area: StrEnum
     """The part of the function that it fell into: one of those that its log counts apart."""
-    region: RegionIndex
+    region: int
     offset: int
     size: int
     value: int
     """What was read or written; of a long access its first 8 bytes."""
     write: bool
-    register: str
-    """Name of what stands at the offset."""
+    name: Callable[[int, int], str] = field(repr=False, compare=False)
+    """Gives the name of what stands at (region, offset)."""
+
+    @property
+    def register(self) -> str:
+        """Name of what stands at the offset."""
+        return self.name(self.region, self.offset)
 
     def __str__(self) -> str:
         arrow = "<-" if self.write else "->"
         return (
-            f"{self.region.name}+{self.offset:#x}/{self.size} {self.register} "
+            f"{RegionIndex(self.region).name}+{self.offset:#x}/{self.size} {self.register} "
             f"{arrow} {self.value:#x}"
         )
 
@@ -66,10 +68,6 @@ class AccessCount:
         return self.reads + self.writes
 
 
-# An access as it is kept: time, area, region, offset, size, first bytes, whether it is a write.
-_Kept = tuple[int, StrEnum, int, int, int, bytes, bool]
-
-
 @dataclass(frozen=True, slots=True)
 class Mark:
     """The counters at one moment."""
@@ -78,49 +76,45 @@ class Mark:
 
 
 class AccessLog:
-    """Counts and keeps accesses. Written on the server's thread, read from any.
+    """Counts accesses and writes them into the stream. Any thread may call it.
 
     :param areas: the parts of the function that are counted apart.
     :param name_register: gives the name of what stands at (region, offset); called when read.
     """
 
-    def __init__(self, areas: type[StrEnum], name_register: Callable[[int, int], str]):
+    def __init__(
+        self, areas: type[StrEnum], name_register: Callable[[int, int], str], writer: Writer
+    ):
         self._number = {area: number for number, area in enumerate(areas)}
         self._name = name_register
+        self._writer = writer
         self._lock = threading.Lock()
         self._counts = [0] * (2 * len(self._number))
-        self._kept: Ring[_Kept] = Ring(LIMIT)
 
     def record(self, area: StrEnum, region: int, offset: int, data: bytes, *, write: bool) -> None:
         """Take note of an access and the bytes that it carried."""
-        size = len(data)
-        if size > SHOWN:
-            data = data[:SHOWN]
-        entry = (time.monotonic_ns(), area, region, offset, size, data, write)
+        writer = self._writer
+        value = int.from_bytes(data[:SHOWN], "little")
+        access = Access(
+            now(), writer.source, area, region, offset, len(data), value, write, self._name
+        )
         with self._lock:
             self._counts[2 * self._number[area] + write] += 1
-            self._kept.append(entry, ACCESS_BYTES)
+        writer.stream.write(access)
         if _log.isEnabledFor(logging.DEBUG):
-            _log.debug("%s", self._decode(entry))
+            _log.debug("%s", access)
 
-    def _decode(self, entry: _Kept) -> Access:
-        when, area, region, offset, size, data, write = entry
-        return Access(
-            when=when,
-            area=area,
-            region=RegionIndex(region),
-            offset=offset,
-            size=size,
-            value=int.from_bytes(data, "little"),
-            write=write,
-            register=self._name(region, offset),
-        )
+    def accesses(
+        self, area: StrEnum | None = None, *, since: StreamMark = BEGINNING
+    ) -> list[Access]:
+        """Return the accesses that are kept, oldest first, of one area or of all.
 
-    def accesses(self, area: StrEnum | None = None) -> list[Access]:
-        """Return the accesses that are kept, oldest first, of one area or of all."""
-        with self._lock:
-            kept = self._kept.since()
-        return [self._decode(entry) for entry in kept if area is None or entry[1] is area]
+        :param since: a mark of the stream: then all that came later, or an error.
+        :raises HarnessError: some of those are not kept.
+        """
+        writer = self._writer
+        found = writer.stream.of(Access, since, source=writer.source)
+        return [access for access in found if area is None or access.area is area]
 
     def mark(self) -> Mark:
         """Return the counters as they stand, for :meth:`counts_since`."""

@@ -13,17 +13,15 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Final
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
-from harness.errors import HarnessError
-from harness.events.ring import Ring
+from harness.errors import DeadlineExpired, HarnessError
+from harness.events.stream import BEGINNING, Event, Stream, now
 from harness.host.deadline import Deadline
 
 TAIL_LINES: Final = 40
 """Lines that an error carries."""
-
-KEPT_BYTES: Final = 1 << 20
-"""Bytes of lines searched by a wait that begins late; the capture file has all of them."""
 
 LONGEST_LINE: Final = 8192
 """Characters without a line end after which one is assumed; the kernel's lines are below 1100."""
@@ -35,6 +33,23 @@ _LAST_LINE: Final = re.compile(r"---\[ end ")
 _CONTROL: Final = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|c)|[\x00-\x08\x0b-\x1f\x7f]")
 
 
+@dataclass(frozen=True, slots=True)
+class ConsoleLine(Event):
+    """A line that the guest has printed, without control characters."""
+
+    LIMIT: ClassVar[int] = 1 << 20
+    """What a wait that begins late can search; the capture file has all of them."""
+
+    text: str
+
+    def held(self) -> int:
+        """Return the bytes that this takes."""
+        return self.BYTES + sys.getsizeof(self.text)
+
+    def __str__(self) -> str:
+        return self.text
+
+
 class Console:
     """What the guest has printed. Made by :func:`watched_console`."""
 
@@ -44,25 +59,25 @@ class Console:
         alarm: Callable[[str], str | None],
         on_alarm: Callable[[str, str], None],
         on_end: Callable[[], None],
+        events: Stream,
     ):
         self._connection = connection
         self._alarm = alarm
         self._on_alarm = on_alarm
         self._on_end = on_end
-        self._lines: Ring[str] = Ring(KEPT_BYTES)
+        self._events = events
         self._partial = ""
         self._ended = False
         self._failure: BaseException | None = None
-        self._changed = threading.Condition()
 
     def tail(self, lines: int = TAIL_LINES) -> str:
         """Return the last lines."""
         return "\n".join(self.text().splitlines()[-lines:])
 
     def text(self) -> str:
-        """Return all lines that are kept."""
-        with self._changed:
-            return "\n".join([*self._lines, self._partial])
+        """Return all lines that are kept, and what there is of the next one."""
+        lines = [line.text for line in self._events.of(ConsoleLine)]
+        return "\n".join([*lines, self._partial])
 
     def send(self, text: str) -> None:
         """Type on the console.
@@ -74,41 +89,32 @@ class Console:
         except OSError as error:
             raise HarnessError("the console is closed: QEMU has ended") from error
 
-    def wait_for(
-        self,
-        pattern: str,
-        deadline: Deadline,
-        *,
-        lost: Callable[[], HarnessError | None] = lambda: None,
-    ) -> re.Match[str]:
+    def wait_for(self, pattern: str, deadline: Deadline) -> re.Match[str]:
         """Return the match of a regular expression in a line, now or as soon as there is one.
 
-        :param lost: asked whenever something changed; its error ends the wait.
         :raises DeadlineExpired: the tail is its evidence.
-        :raises HarnessError: the console ended; or what ``lost`` returned.
+        :raises HarnessError: the machine was lost, or the console ended.
         """
         wanted = re.compile(pattern)
-        seen = 0
-        with self._changed:
-            while True:
-                for line in self._lines.since(seen):
-                    if match := wanted.search(line):
-                        return match
-                seen = self._lines.end
-                if error := lost():
-                    raise error
-                if self._ended:
-                    raise HarnessError(
-                        f"the console ended before {deadline.what}", evidence=self.tail()
-                    )
-                if deadline.expired:
-                    raise deadline.error(self.tail())
-                self._changed.wait(deadline.remaining())
 
-    def wake(self) -> None:
-        """Make every wait ask its ``lost`` again."""
-        with self._changed:
-            self._changed.notify_all()
+        def ended() -> HarnessError | None:
+            if not self._ended:
+                return None
+            return HarnessError(f"the console ended before {deadline.what}", evidence=self.tail())
+
+        try:
+            line = self._events.wait(
+                ConsoleLine,
+                deadline,
+                lambda line: wanted.search(line.text) is not None,
+                since=BEGINNING,
+                lost=ended,
+            )
+        except DeadlineExpired:
+            raise deadline.error(self.tail()) from None
+        match = wanted.search(line.text)
+        assert match
+        return match
 
     def _run(self) -> None:
         try:
@@ -118,9 +124,8 @@ class Console:
         finally:
             # First the reason, so that nobody who waits is told of the end without it.
             self._on_end()
-            with self._changed:
-                self._ended = True
-                self._changed.notify_all()
+            self._ended = True
+            self._events.wake()
 
     def _read(self) -> None:
         alarm: tuple[str, str, float] | None = None  # kind, line, time to tell
@@ -150,12 +155,9 @@ class Console:
             lines.append(partial)
             partial = ""
         lines = [_CONTROL.sub("", line) for line in lines]
-        with self._changed:
-            for line in lines:
-                self._lines.append(line, sys.getsizeof(line))
-            self._partial = partial
-            if lines:
-                self._changed.notify_all()
+        for line in lines:
+            self._events.write(ConsoleLine(now(), "console", line))
+        self._partial = partial
         return lines
 
 
@@ -166,14 +168,16 @@ def watched_console(
     alarm: Callable[[str], str | None],
     on_alarm: Callable[[str, str], None],
     on_end: Callable[[], None],
+    events: Stream,
 ) -> Iterator[Console]:
     """Hold a console that is read by a thread of its own, over a socket that it owns and closes.
 
     :param alarm: says what kind of disaster a line announces, or None.
     :param on_alarm: called by the reader with kind and line, once the kernel's report is complete.
     :param on_end: called by the reader when QEMU has closed its end.
+    :param events: the stream into which the lines are written.
     """
-    console = Console(connection, alarm, on_alarm, on_end)
+    console = Console(connection, alarm, on_alarm, on_end, events)
     thread = threading.Thread(target=console._run, name="console", daemon=True)
     thread.start()
     try:

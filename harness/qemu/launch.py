@@ -13,8 +13,11 @@ import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from harness.errors import LaunchError, QemuExited
+from harness.events.stream import Stream
+from harness.events.timeline import timeline
 from harness.host.cpio import Entry, archive
 from harness.host.process import Process, running, shell_line
 from harness.host.workspace import Workspace
@@ -26,6 +29,9 @@ from harness.qemu.memory import guest_memory, memory_file, saved_memory_file
 from harness.qemu.snapshot import SavedState
 from harness.qemu.vitals import Vitals
 from harness.qemu.watch import Watch
+
+TIMELINE: Final = "timeline.txt"
+"""What happened, beside the console of a machine that ended with an error."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +68,9 @@ def running_machine(
     nonce = secrets.token_hex(8)
     vitals = Vitals()
     acpi_tables, boot = _with_firmware(spec, boot, workspace)
+    events = Stream(lost=lambda: vitals.error)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_timeline_of_a_failure(events, workspace))
         ends = _Ends(stack)
         ram_fd = stack.enter_context(_memory(spec, saved))
         wiring = Wiring(
@@ -96,10 +104,10 @@ def running_machine(
             running(argv, name="qemu", log=workspace.path("qemu.log"), pass_fds=passed)
         )
         ends.close_theirs()
-        watch = Watch(spec.name, process, vitals)
+        watch = Watch(spec.name, process, vitals, events)
         with _launch_failures(process, argv):
             console = stack.enter_context(watch.console(ends.console[0], alarm))
-            qmp = stack.enter_context(watch.monitor(ends.monitor[0], workspace.path("qmp.log")))
+            qmp = stack.enter_context(watch.monitor(ends.monitor[0]))
             machine = Machine(
                 spec,
                 workspace,
@@ -108,6 +116,7 @@ def running_machine(
                 watch,
                 console=console,
                 qmp=qmp,
+                events=events,
                 memory=stack.enter_context(guest_memory(process.pid, ram_fd)),
                 ram_fd=ram_fd,
                 ports={name: ours for name, (ours, _) in ends.ports.items()},
@@ -117,8 +126,19 @@ def running_machine(
             stack.callback(machine.quit)
             if saved:
                 machine.continue_from(saved)
-        stack.enter_context(vitals.on_loss(console.wake))
+        stack.enter_context(vitals.on_loss(events.wake))
         yield machine
+
+
+@contextlib.contextmanager
+def _timeline_of_a_failure(events: Stream, workspace: Workspace) -> Iterator[None]:
+    """Leave what happened beside the console when the body fails."""
+    try:
+        yield
+    except BaseException:
+        with contextlib.suppress(OSError):  # the disk may be full
+            workspace.write(TIMELINE, "".join(timeline(events)))
+        raise
 
 
 class _Ends:

@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Final
 
 from harness.errors import HarnessError
+from harness.events.stream import Stream
 from harness.host.deadline import Deadline
 from harness.host.process import Process
 from harness.host.workspace import Workspace
@@ -75,6 +76,7 @@ class Machine:
         *,
         console: Console,
         qmp: QmpSession,
+        events: Stream,
         memory: GuestRam,
         ports: Mapping[str, socket.socket],
         ram_fd: int,
@@ -86,6 +88,8 @@ class Machine:
         self.vitals = vitals
         self.console = console
         self.qmp = qmp
+        self.events = events
+        """What everybody who looks at this machine has seen."""
         self.memory = memory
         self.ports = ports
         """Our ends of the guest's virtio-serial ports, by name: one user each."""
@@ -119,7 +123,7 @@ class Machine:
             return
         self._require(State.STARTED, "wait for the guest's start")
         pattern = re.escape(f"{READY_LINE} {self._nonce}")
-        self.console.wait_for(pattern, deadline, lost=lambda: self.vitals.error)
+        self.console.wait_for(pattern, deadline)
         self._enter(State.READY)
 
     def ssh_address(self) -> tuple[str, int]:

@@ -14,15 +14,15 @@ import contextlib
 import logging
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final, TextIO, TypeVar
+from typing import Any, Final, TypeVar
 
 from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from harness.errors import HarnessError, ProtocolError
+from harness.events.stream import Event as StreamEvent
+from harness.events.stream import Stream, now
 from harness.host.deadline import Deadline
 
 T = TypeVar("T")
@@ -52,17 +52,33 @@ class Event:
     seconds: float
 
 
-class _RecordingClient(QMPClient):
-    """The library's client, writing each message to a transcript as it passes."""
+@dataclass(frozen=True, slots=True)
+class MonitorMessage(StreamEvent):
+    """A command, its answer, or something that QEMU announced."""
 
-    def __init__(self, transcript: TextIO | None):
+    arrow: str
+    """``"->"``: to QEMU, ``"<-"``: from it."""
+    text: str
+    """JSON, as it passed."""
+
+    def held(self) -> int:
+        """Return the bytes that this takes."""
+        return self.BYTES + len(self.text)
+
+    def __str__(self) -> str:
+        return f"{self.arrow} {self.text}"
+
+
+class _RecordingClient(QMPClient):
+    """The library's client, writing each message into the stream as it passes."""
+
+    def __init__(self, events: Stream):
         super().__init__("imsh")
-        self._transcript = transcript
+        self._events = events
 
     def _record(self, arrow: str, message: Message) -> None:
-        if self._transcript:
-            text = bytes(message).decode(errors="replace").rstrip()
-            self._transcript.write(f"{time.time():.6f} {arrow} {text}\n")
+        text = bytes(message).decode(errors="replace").rstrip()
+        self._events.write(MonitorMessage(now(), "monitor", arrow, text))
 
     def _cb_outbound(self, msg: Message) -> Message:
         self._record("->", msg)
@@ -200,12 +216,13 @@ def qmp_session(
     deadline: Deadline,
     gone: Callable[[], HarnessError],
     on_event: Callable[[Event], None] | None = None,
-    transcript: Path | None = None,
+    events: Stream | None = None,
 ) -> Iterator[QmpSession]:
     """Hold a monitor session over a connected socket, which is owned and closed by it.
 
     :param gone: makes the error to raise when QEMU has ended; called by the waiting thread.
     :param on_event: called on the loop's thread with every event; must not block.
+    :param events: the stream into which every message is written.
     :raises ProtocolError: the other side does not speak QMP.
     :raises DeadlineExpired: it says nothing.
     """
@@ -213,10 +230,9 @@ def qmp_session(
     thread = threading.Thread(target=loop.run_forever, name="qmp", daemon=True)
     with contextlib.ExitStack() as stack:
         stack.callback(connection.close)
-        record = stack.enter_context(transcript.open("a", buffering=1)) if transcript else None
         thread.start()
         stack.callback(_stop_loop, loop, thread)
-        client = _RecordingClient(record)
+        client = _RecordingClient(events or Stream())
         if on_event:
             listen = _forward_events(client, on_event)
             stack.callback(asyncio.run_coroutine_threadsafe(listen, loop).cancel)

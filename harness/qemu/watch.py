@@ -11,10 +11,10 @@ import contextlib
 import logging
 import socket
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
 from harness.errors import GuestLost, GuestPanic, HarnessError, QemuExited
+from harness.events.stream import Stream
 from harness.host.deadline import Deadline
 from harness.host.process import Process, tail_of_file
 from harness.qemu.console import Console, watched_console
@@ -32,8 +32,9 @@ EXIT_SECONDS: Final = 3.0
 class Watch:
     """Reads console and monitor of one QEMU, and tells its vitals what goes wrong."""
 
-    def __init__(self, name: str, process: Process, vitals: Vitals):
+    def __init__(self, name: str, process: Process, vitals: Vitals, events: Stream):
         self._name = name
+        self._events = events
         self._process = process
         self._vitals = vitals
         self._console: Console | None = None
@@ -49,21 +50,23 @@ class Watch:
     ) -> Iterator[Console]:
         """Hold the console; see :func:`~harness.qemu.console.watched_console`."""
         with watched_console(
-            connection, alarm=alarm, on_alarm=self._on_alarm, on_end=self._on_exit
+            connection,
+            alarm=alarm,
+            on_alarm=self._on_alarm,
+            on_end=self._on_exit,
+            events=self._events,
         ) as console:
             self._console = console
             yield console
 
-    def monitor(
-        self, connection: socket.socket, transcript: Path
-    ) -> contextlib.AbstractContextManager[QmpSession]:
+    def monitor(self, connection: socket.socket) -> contextlib.AbstractContextManager[QmpSession]:
         """Hold the monitor; see :func:`~harness.qemu.qmp.qmp_session`."""
         return qmp_session(
             connection,
             deadline=Deadline(LAUNCH_SECONDS, "QEMU's monitor"),
             gone=self._gone,
             on_event=self._on_event,
-            transcript=transcript,
+            events=self._events,
         )
 
     def _on_alarm(self, kind: str, line: str) -> None:

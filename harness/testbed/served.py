@@ -10,6 +10,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from harness.devices.delivery import MessageGate
 from harness.errors import CheckFailed, HarnessError, ProtocolError
+from harness.events.stream import Writer
 from harness.host.deadline import Deadline
 from harness.host.workspace import nameless_listener
 from harness.qemu.command import vfio_user_device
@@ -31,10 +32,14 @@ GONE_SECONDS: Final = 5.0
 
 
 class PciFunction(Device, Protocol):
-    """What a machine needs of a device model: a device to serve that takes a gate.
+    """What a machine needs of a device model: a device to serve that takes a gate and a stream.
 
     It is a context manager that gives back what the model owns; the machine holds it to its end.
     """
+
+    @property
+    def writer(self) -> Writer:
+        """What writes all that happens to the function; it joins the machine's stream."""
 
     def guard(self, gate: MessageGate) -> None:
         """Let the messages that the function sends itself pass this gate. Called before it runs."""
@@ -174,6 +179,7 @@ def served_function(
     :param direct_dma: it may use guest memory in place: QEMU maps its file shared.
     """
     machine = place.machine
+    model.writer.join(machine.events, place.identifier)
     if place.watch:
         model.guard(SourceGate(place.requester_id, place.watch))
     with (
@@ -183,7 +189,7 @@ def served_function(
             model,
             listener,
             direct_dma=direct_dma,
-            transcript=machine.workspace.path(f"vfio-user-{place.number}.log"),
+            writer=model.writer,
         ) as server,
     ):
         machine.plug(vfio_user_device(place.identifier, path, port=f"port{place.number}"))

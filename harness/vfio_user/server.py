@@ -15,15 +15,15 @@ import resource
 import socket
 import threading
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Final
 
+from harness.events.stream import Writer
 from harness.host.deadline import Deadline
 from harness.spec.vfio import IrqInfoFlags
-from harness.vfio_user.channel import Channel
+from harness.vfio_user.channel import Channel, Observer
 from harness.vfio_user.device import Device
 from harness.vfio_user.session import Session, State
-from harness.vfio_user.transcript import Transcript
+from harness.vfio_user.transcript import observer
 
 log = logging.getLogger(__name__)
 
@@ -55,12 +55,12 @@ class DeviceServer:
     """A device being served. Made by :func:`device_server`, which owns its end."""
 
     def __init__(
-        self, device: Device, connection: socket.socket, transcript: Transcript, direct_dma: bool
+        self, device: Device, connection: socket.socket, observe: Observer | None, direct_dma: bool
     ):
         _make_room_for_eventfds(device)
         self._device = device
         self._connection = connection
-        self._transcript = transcript
+        self._observe = observe
         self._direct_dma = direct_dma
         self._session: Session | None = None
         self._finished = threading.Event()
@@ -117,7 +117,7 @@ class DeviceServer:
             if connection is None:
                 return
             with contextlib.closing(
-                Channel(connection, never_block=True, observer=self._transcript.observer())
+                Channel(connection, never_block=True, observer=self._observe)
             ) as channel:
                 with self._lock:
                     self._channel = channel
@@ -200,7 +200,7 @@ def device_server(
     connection: socket.socket,
     *,
     direct_dma: bool = True,
-    transcript: Path | None = None,
+    writer: Writer | None = None,
 ) -> Iterator[DeviceServer]:
     """Hold a server of ``device`` for one client, and raise at exit what the device raised.
 
@@ -212,14 +212,12 @@ def device_server(
         state, and can be served again over another connection.
     :param direct_dma: access client memory in place where the client passes file descriptors. False
         makes every access a message: for guests whose memory is mapped privately.
-    :param transcript: file for the decoded messages; it is replaced.
+    :param writer: writes the messages into the stream.
     :raises Exception: what the device raised.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(connection.close)
-        messages = Transcript(transcript)
-        stack.callback(messages.close)
-        server = DeviceServer(device, connection, messages, direct_dma)
+        server = DeviceServer(device, connection, observer(writer), direct_dma)
         stack.callback(server.close)
         try:
             yield server

@@ -1,16 +1,14 @@
-"""What messages look like to a human: decoded, in one line, and the file of a whole connection."""
+"""The messages of a connection: as events, and decoded, as a human reads them."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import threading
-import time
-from collections import deque
-from pathlib import Path
-from typing import Final
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from harness.errors import ProtocolError
+from harness.events.stream import Event, Writer, now
 from harness.spec.vfio import Command, MessageFlags
 from harness.vfio_user import wire
 from harness.vfio_user.channel import Observer
@@ -18,10 +16,6 @@ from harness.vfio_user.wire import WireMessage
 
 log = logging.getLogger(__name__)
 
-TRANSCRIPT_HEAD: Final = 100_000
-"""Messages that a transcript file holds from the start of the connection."""
-TRANSCRIPT_TAIL: Final = 20_000
-"""Messages that it holds from the end, when there were more."""
 SHOWN_DATA: Final = 32
 """Bytes of data that :func:`describe` prints."""
 SHOWN_TEXT: Final = 512
@@ -105,59 +99,42 @@ class Described:
         return describe(self._message)
 
 
-class Transcript:
-    """Every message of a connection, decoded: to the logger at DEBUG, and to a file if given.
+@dataclass(frozen=True, slots=True)
+class Exchanged(Event):
+    """A message that passed over a connection, decoded when read."""
 
-    The file has the first ``TRANSCRIPT_HEAD`` messages as they happen; of what follows only the
-    last ``TRANSCRIPT_TAIL`` are kept, and decoded when the connection is closed. When it cannot be
-    written (the disk is full) it ends there, and the server goes on.
+    LIMIT: ClassVar[int] = 32 << 20
+    BYTES: ClassVar[int] = 400
 
-    :param path: the file, which is replaced; None: there is none.
+    direction: str
+    """``"<-"``: received, ``"->"``: sent."""
+    message: WireMessage
+    """No more of its payload than :func:`describe` shows."""
+
+    def held(self) -> int:
+        """Return the bytes that this takes."""
+        return self.BYTES + len(self.message.payload)
+
+    def __str__(self) -> str:
+        return f"{self.direction} {describe(self.message)}"
+
+
+def observer(writer: Writer | None) -> Observer | None:
+    """Return what a channel is to tell of its messages, None when nobody listens.
+
+    It writes them into the stream, and logs them at DEBUG.
     """
+    logged = log.isEnabledFor(logging.DEBUG)
+    if writer is None and not logged:
+        return None
 
-    def __init__(self, path: Path | None):
-        # Line-buffered: what was said is there when the harness is killed.
-        self._file = path.open("w", buffering=1) if path else None
-        self._count = 0
-        self._start = time.monotonic()
-        self._tail: deque[tuple[float, str, WireMessage]] = deque(maxlen=TRANSCRIPT_TAIL)
-        self._lock = threading.Lock()
+    def observe(direction: str, message: WireMessage) -> None:
+        if logged:
+            log.debug("%s %s", direction, Described(message))
+        if writer is not None:
+            # Descriptors are taken out of a message, and a long one is not worth its memory.
+            if message.fds or len(message.payload) > _SHOWN_PAYLOAD:
+                message = shortened(message)
+            writer.stream.write(Exchanged(now(), writer.source, direction, message))
 
-    def observer(self) -> Observer | None:
-        """Return what a channel is to call, None when nothing listens: then it costs nothing."""
-        return self._observe if self._file or log.isEnabledFor(logging.DEBUG) else None
-
-    def _observe(self, direction: str, message: WireMessage) -> None:
-        log.debug("%s %s", direction, Described(message))
-        if self._file is None:
-            return
-        now = time.monotonic() - self._start
-        with self._lock:
-            self._count += 1
-            if self._count <= TRANSCRIPT_HEAD:
-                self._write(f"{now:12.6f} {direction} {describe(message)}\n")
-            else:
-                self._tail.append((now, direction, shortened(message)))
-
-    def _write(self, line: str) -> None:
-        if self._file is None:
-            return
-        try:
-            self._file.write(line)
-        except OSError as error:
-            log.warning("the transcript ends after %d messages: %s", self._count, error)
-            with contextlib.suppress(OSError):  # what it could not write, again
-                self._file.close()
-            self._file = None
-
-    def close(self) -> None:
-        """Write what was kept for the end, and say what is missing."""
-        if self._file is None:
-            return
-        left_out = self._count - TRANSCRIPT_HEAD - len(self._tail)
-        if left_out > 0:
-            self._write(f"... {left_out} messages left out ...\n")
-        for now, direction, message in self._tail:
-            self._write(f"{now:12.6f} {direction} {describe(message)}\n")
-        if self._file is not None:
-            self._file.close()
+    return observe

@@ -118,8 +118,7 @@ def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
         "boot.log",
         "console.log",
         "guest-dmesg.txt",
-        "qmp.log",
-        "vfio-user-0.log",
+        "timeline.txt",
         "irtes.txt",
         "stores-0.txt",
         "events-0.txt",
@@ -130,7 +129,25 @@ def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
     assert "Linux version" in (evidence / "boot.log").read_text(errors="replace")
     assert "IMS" in (evidence / "stores-0.txt").read_text()
     assert "answered by CPU" in (evidence / "events-0.txt").read_text()
+    assert_is_merged((evidence / "timeline.txt").read_text())
     assert "reproduce: pytest 'test_failing.py::test_kernel[debian-6.12-remapping-only]'" in printed
+
+
+def assert_is_merged(timeline: str) -> None:
+    """Assert that the parties of one interrupt are in one record, in the order of time."""
+    lines = [line.split(maxsplit=3)[2:] for line in timeline.splitlines()]
+    stages = [
+        ("monitor", '-> {"execute":"device_add"'),
+        ("function0", "<- 0000 VERSION"),
+        ("function0", "event 1 on IMS 0 raised"),
+        ("function0", "-> 0000 DMA_WRITE"),
+        ("function0", "event 1 on IMS 0 answered"),
+    ]
+    found = [
+        next((at for at, line in enumerate(lines) if line[0] == who and line[1].startswith(what)))
+        for who, what in stages
+    ]
+    assert found == sorted(found)
 
 
 def test_the_junit_report_has_the_verdict_and_leads_to_the_evidence(

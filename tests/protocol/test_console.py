@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from harness.errors import DeadlineExpired, GuestPanic, HarnessError
+from harness.events.stream import Stream
 from harness.guest.kernel_log import alarm
 from harness.host.deadline import Deadline
-from harness.qemu.console import KEPT_BYTES, LAST_WORDS_SECONDS, Console, watched_console
+from harness.qemu.console import LAST_WORDS_SECONDS, Console, ConsoleLine, watched_console
 from tests.memory_growth import memory_growth
 
 PANIC = b"[    1.0] Kernel panic - not syncing: x\n"
@@ -25,6 +26,8 @@ class Guest:
 
     end: socket.socket
     console: Console
+    lost: list[HarnessError]
+    events: Stream
     alarms: list[tuple[str, str]] = field(default_factory=list)
     told: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -34,6 +37,8 @@ class Guest:
 def guest() -> Iterator[Guest]:
     ours, theirs = socket.socketpair()
     holder: list[Guest] = []
+    lost: list[HarnessError] = []
+    events = Stream(lost=lambda: lost[0] if lost else None)
 
     def on_alarm(kind: str, line: str) -> None:
         holder[0].alarms.append((kind, line))
@@ -42,8 +47,9 @@ def guest() -> Iterator[Guest]:
     def on_end() -> None:
         holder[0].ended.set()
 
-    with theirs, watched_console(ours, alarm=alarm, on_alarm=on_alarm, on_end=on_end) as console:
-        holder.append(Guest(theirs, console))
+    watched = watched_console(ours, alarm=alarm, on_alarm=on_alarm, on_end=on_end, events=events)
+    with theirs, watched as console:
+        holder.append(Guest(theirs, console, lost, events))
         yield holder[0]
 
 
@@ -90,16 +96,14 @@ def test_a_wait_in_vain_shows_what_was_last_seen(guest: Guest) -> None:
 
 
 def test_a_wait_ends_at_once_when_the_machine_is_lost(guest: Guest) -> None:
-    lost: list[HarnessError] = []
-
     def lose() -> None:
-        lost.append(GuestPanic("gone"))
-        guest.console.wake()
+        guest.lost.append(GuestPanic("gone"))
+        guest.events.wake()
 
     timer = threading.Timer(0.05, lose)
     timer.start()
     with pytest.raises(GuestPanic, match="gone"):
-        guest.console.wait_for("never", soon(), lost=lambda: lost[0] if lost else None)
+        guest.console.wait_for("never", soon())
     timer.join()
 
 
@@ -158,11 +162,11 @@ def test_typing_into_a_closed_console_is_an_error(guest: Guest) -> None:
 
 def test_the_newest_lines_are_kept(guest: Guest) -> None:
     line = b"x" * 2000
-    count = 2 * KEPT_BYTES // len(line)
+    count = 2 * ConsoleLine.LIMIT // len(line)
     with memory_growth() as growth:
         guest.end.sendall(b"first\n" + b"".join(b"%d %s\n" % (n, line) for n in range(count)))
         guest.console.wait_for(f"^{count - 1} ", soon())
-    assert growth.bytes < KEPT_BYTES + (1 << 18)
+    assert growth.bytes < ConsoleLine.LIMIT + (1 << 18)
     lines = guest.console.text().splitlines()
     assert len(lines) > count // 4
     assert lines[-1].startswith(f"{count - 1} ")
@@ -171,11 +175,11 @@ def test_the_newest_lines_are_kept(guest: Guest) -> None:
 
 def test_a_guest_that_prints_no_line_end_fills_no_memory(guest: Guest) -> None:
     with memory_growth() as growth:
-        for _ in range(3 * KEPT_BYTES // 65536):
+        for _ in range(3 * ConsoleLine.LIMIT // 65536):
             guest.end.sendall(b"x" * 65536)
         guest.end.sendall(b"\nready\n")
         guest.console.wait_for("^ready$", soon())
-    assert growth.bytes < KEPT_BYTES + (1 << 18)
+    assert growth.bytes < ConsoleLine.LIMIT + (1 << 18)
 
 
 def test_an_error_of_a_watcher_surfaces_at_the_end() -> None:
@@ -187,7 +191,9 @@ def test_an_error_of_a_watcher_surfaces_at_the_end() -> None:
         raise ValueError("watcher")
 
     def session() -> None:
-        with watched_console(ours, alarm=alarm, on_alarm=broken, on_end=lambda: None):
+        with watched_console(
+            ours, alarm=alarm, on_alarm=broken, on_end=lambda: None, events=Stream()
+        ):
             theirs.sendall(PANIC)
             assert told.wait(5)
 

@@ -8,14 +8,14 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from harness.errors import DeadlineExpired, HarnessError, ProtocolError, QemuExited
+from harness.events.stream import Stream
 from harness.host.deadline import Deadline
-from harness.qemu.qmp import Event, MonitorCommandError, QmpSession, qmp_session
+from harness.qemu.qmp import Event, MonitorCommandError, MonitorMessage, QmpSession, qmp_session
 
 GREETING = {
     "QMP": {
@@ -199,14 +199,15 @@ def test_every_event_is_forwarded(ends: tuple[socket.socket, socket.socket], pee
     assert seen == ["RESET", "STOP"]
 
 
-def test_the_transcript_has_both_directions(
-    ends: tuple[socket.socket, socket.socket], peer: Peer, tmp_path: Path
+def test_the_stream_has_both_directions(
+    ends: tuple[socket.socket, socket.socket], peer: Peer
 ) -> None:
-    with session(ends, transcript=tmp_path / "qmp.log") as qmp:
+    events = Stream()
+    with session(ends, events=events) as qmp:
         qmp.execute("ping")
-    lines = (tmp_path / "qmp.log").read_text().splitlines()
-    assert [line.split()[1] for line in lines] == ["<-", "->", "<-", "->", "<-"]
-    assert '"execute":"ping"' in lines[3].replace(" ", "")
+    passed = events.of(MonitorMessage)
+    assert [message.arrow for message in passed] == ["<-", "->", "<-", "->", "<-"]
+    assert '"execute":"ping"' in passed[3].text.replace(" ", "")
 
 
 @pytest.mark.parametrize("greeting", [b"HTTP/1.1 400\r\n", b"[1]\r\n", b'{"hello": 1}\r\n'])

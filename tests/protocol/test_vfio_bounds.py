@@ -9,19 +9,19 @@ import socket
 import threading
 import tracemalloc
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from harness.events import limited_log
 from harness.events.limited_log import LimitedLog
+from harness.events.stream import Writer
 from harness.spec.vfio import Command, MessageFlags
 from harness.vfio_user import channel as channel_module
-from harness.vfio_user import transcript as transcript_module
 from harness.vfio_user import wire
 from harness.vfio_user.channel import Channel
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
+from harness.vfio_user.transcript import Exchanged
 from harness.vfio_user.wire import WireMessage
 from tests.protocol.conftest import open_files
 from tests.protocol.scratch_device import BROKEN, MEMORY, ScratchDevice
@@ -146,37 +146,19 @@ def test_a_client_that_is_cut_off_is_waited_for_by_nobody(
     server.wait_until_gone(soon("the server's end", 2))
 
 
-def test_the_end_of_a_transcript_keeps_little_of_each_message(
-    device: ScratchDevice,
-    ends: tuple[socket.socket, socket.socket],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_stream_keeps_little_of_each_message(
+    device: ScratchDevice, ends: tuple[socket.socket, socket.socket]
 ) -> None:
-    monkeypatch.setattr(transcript_module, "TRANSCRIPT_HEAD", 2)
-    path = tmp_path / "vfio-user.log"
-    with device_server(device, ends[0], transcript=path), Client(ends[1]) as client:
+    writer = Writer("scratch")
+    with device_server(device, ends[0], writer=writer), Client(ends[1]) as client:
         with allocating(8 * MEGABYTE):
             for _ in range(30):
                 client.post(99, bytes(MEGABYTE))
             client.device_info()
         client.region_write(MEMORY, 0, bytes(4096))
-    lines = path.read_text().splitlines()
+    lines = [str(message) for message in writer.stream.of(Exchanged)]
     assert len(lines) == 2 + 30 + 4
     assert lines[-2].endswith("count=4096 data=" + 64 * "0" + "... 4096 bytes")
-
-
-def test_a_transcript_that_cannot_be_written_does_not_stop_the_server(
-    device: ScratchDevice,
-    ends: tuple[socket.socket, socket.socket],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    full = Path("/dev/full")
-    with device_server(device, ends[0], transcript=full), Client(ends[1]) as client:
-        client.region_write(MEMORY, 0, b"\1")
-        assert client.region_read(MEMORY, 0, 1) == b"\1"
-    assert [r.getMessage() for r in caplog.records if "transcript ends" in r.getMessage()] == [
-        "the transcript ends after 1 messages: [Errno 28] No space left on device"
-    ]
 
 
 # Logs

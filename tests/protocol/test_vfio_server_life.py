@@ -8,19 +8,19 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from harness.errors import DeadlineExpired
+from harness.events.stream import Writer
 from harness.host.deadline import Deadline, wait_until
 from harness.host.process import running
 from harness.spec.vfio import Command
-from harness.vfio_user import transcript as transcript_module
 from harness.vfio_user import wire
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
+from harness.vfio_user.transcript import Exchanged
 from harness.vfio_user.wire import HEADER, WireMessage
 from tests.protocol.scratch_device import BROKEN, MEMORY, ScratchDevice
 from tests.protocol.vfio_checks import ending_with, eventfds, refused, signals, soon
@@ -228,46 +228,21 @@ def test_a_client_that_never_reads_is_cut_off(
     server.wait_until_gone(soon("the server's end"))
 
 
-@pytest.fixture
-def transcript(
-    device: ScratchDevice, ends: tuple[socket.socket, socket.socket], tmp_path: Path
-) -> Iterator[tuple[Client, Path]]:
-    path = tmp_path / "vfio-user.log"
-    with device_server(device, ends[0], transcript=path), Client(ends[1]) as client:
-        yield client, path
-
-
-def test_the_transcript_shows_every_message_decoded(transcript: tuple[Client, Path]) -> None:
-    client, path = transcript
-    client.region_write(MEMORY, 0x20, b"\xab\xcd")
-    with refused(errno.EINVAL):
-        client.region_read(9, 0, 1)
-    lines = [line.split(maxsplit=2)[1:] for line in path.read_text().splitlines()]
-    assert lines[2:] == [
-        ["<-", "0001 REGION_WRITE offset=0x20 region=0 count=2 data=abcd"],
-        ["->", "0001 REGION_WRITE reply offset=0x20 region=0 count=2"],
-        ["<-", "0002 REGION_READ offset=0x0 region=9 count=1"],
-        ["->", "0002 REGION_READ reply error=EINVAL"],
-    ]
-
-
-def test_a_long_transcript_keeps_its_beginning_and_its_end(
-    device: ScratchDevice,
-    ends: tuple[socket.socket, socket.socket],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+def test_the_stream_has_every_message_decoded(
+    device: ScratchDevice, ends: tuple[socket.socket, socket.socket]
 ) -> None:
-    monkeypatch.setattr(transcript_module, "TRANSCRIPT_HEAD", 10)
-    monkeypatch.setattr(transcript_module, "TRANSCRIPT_TAIL", 4)
-    path = tmp_path / "vfio-user.log"
-    with device_server(device, ends[0], transcript=path), Client(ends[1]) as client:
-        for number in range(20):
-            client.region_write(MEMORY, number, b"\0")
-    lines = path.read_text().splitlines()
-    assert len(lines) == 10 + 1 + 4
-    assert lines[10] == "... 28 messages left out ..."
-    assert "offset=0x3 " in lines[9]
-    assert "offset=0x13 " in lines[14]
+    writer = Writer("scratch")
+    with device_server(device, ends[0], writer=writer), Client(ends[1]) as client:
+        client.region_write(MEMORY, 0x20, b"\xab\xcd")
+        with refused(errno.EINVAL):
+            client.region_read(9, 0, 1)
+    passed = writer.stream.of(Exchanged, source="scratch")
+    assert [str(message) for message in passed][2:] == [
+        "<- 0001 REGION_WRITE offset=0x20 region=0 count=2 data=abcd",
+        "-> 0001 REGION_WRITE reply offset=0x20 region=0 count=2",
+        "<- 0002 REGION_READ offset=0x0 region=9 count=1",
+        "-> 0002 REGION_READ reply error=EINVAL",
+    ]
 
 
 def test_the_log_shows_messages_at_debug_level(

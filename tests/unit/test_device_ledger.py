@@ -12,8 +12,10 @@ from harness.devices.ledger import (
     EVENT_BYTES,
     Event,
     Fate,
+    Finding,
     FindingKind,
     Ledger,
+    Step,
 )
 from harness.errors import CheckFailed
 from harness.host.deadline import Deadline
@@ -229,6 +231,8 @@ def test_events_that_are_never_answered_are_bounded_in_bytes(
     monkeypatch.setattr(ledger_module, "MOST_UNANSWERED", many)
     monkeypatch.setattr(ledger_module, "HISTORY", many)
     monkeypatch.setattr(ledger_module, "FINDINGS_LIMIT", 0)
+    monkeypatch.setattr(Step, "LIMIT", 0)
+    monkeypatch.setattr(Finding, "LIMIT", 0)
     with memory_growth() as growth:
         ledger = Ledger()
         for _ in range(4 * many):
@@ -243,6 +247,7 @@ def test_findings_are_bounded_in_bytes_and_none_goes_unnoticed(
     many = 3000
     limit = 1 << 17
     monkeypatch.setattr(ledger_module, "FINDINGS_LIMIT", limit)
+    monkeypatch.setattr(Finding, "LIMIT", 0)
     ledger = Ledger()
     mark = ledger.mark()
     with memory_growth() as growth:

@@ -9,8 +9,8 @@ import pytest
 from harness.devices.ims_function.address_map import AddressMap, Area
 from harness.devices.ims_function.config import config_space
 from harness.devices.ims_function.spec import ImsFunctionSpec
-from harness.pci import access_log
-from harness.pci.access_log import AccessCount, AccessLog, RefusalLog
+from harness.events.stream import Writer
+from harness.pci.access_log import Access, AccessCount, AccessLog, RefusalLog
 from harness.spec.interrupt import Store
 from tests.memory_growth import memory_growth
 
@@ -85,7 +85,7 @@ def test_each_event_slot_is_its_interrupts(
 
 
 def test_reads_and_writes_are_counted_apart_and_by_area(address_map: AddressMap) -> None:
-    log = AccessLog(Area, address_map.name)
+    log = AccessLog(Area, address_map.name, Writer("function"))
     log.record(Area.IMS, 4, 0, bytes(4), write=True)
     mark = log.mark()
     log.record(Area.IMS, 4, 0, bytes(4), write=True)
@@ -97,7 +97,7 @@ def test_reads_and_writes_are_counted_apart_and_by_area(address_map: AddressMap)
 
 
 def test_an_access_is_kept_decoded(address_map: AddressMap) -> None:
-    log = AccessLog(Area, address_map.name)
+    log = AccessLog(Area, address_map.name, Writer("function"))
     log.record(Area.CONTROL, 0, 0x20, b"\x07\0\0\0", write=True)
     log.record(Area.IMS, 4, 8, b"\x01\0\0\0", write=False)
     assert [str(access) for access in log.accesses()] == [
@@ -112,8 +112,8 @@ def test_what_is_kept_is_bounded_in_bytes_and_the_counts_stay_exact(
     address_map: AddressMap, size: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     limit = 1 << 20
-    monkeypatch.setattr(access_log, "LIMIT", limit)
-    log = AccessLog(Area, address_map.name)
+    monkeypatch.setattr(Access, "LIMIT", limit)
+    log = AccessLog(Area, address_map.name, Writer("function"))
     many = 10_000
     with memory_growth() as growth:
         for number in range(many):

@@ -21,6 +21,7 @@ from harness.devices.ims_function.pending_watch import PendingWatch
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.ims_function.work_queue import WorkQueue
 from harness.devices.ledger import Event, Ledger
+from harness.events.stream import Writer
 from harness.host.deadline import Deadline
 from harness.hypervisor.trap_path import TrapPath
 from harness.pci.access_log import AccessLog, RefusalLog
@@ -48,12 +49,14 @@ class ImsFunction:
 
     def __init__(self, spec: ImsFunctionSpec | None = None, gate: MessageGate | None = None):
         self.spec = spec = spec or ImsFunctionSpec()
-        self.ledger = Ledger()
+        self.writer = Writer("function")
+        """Writes all that happens to the function: into a stream of its own, until it joins one."""
+        self.ledger = Ledger(self.writer)
         """Every event that was raised, and what became of it."""
         self.config = config_space(spec)
         self.refusals = RefusalLog()
         self.address_map = AddressMap(self.config)
-        self.accesses = AccessLog(Area, self.address_map.name)
+        self.accesses = AccessLog(Area, self.address_map.name, self.writer)
         """Every trapped access."""
         self._lock = threading.RLock()
         self._burst: Burst | None = None

@@ -16,6 +16,7 @@ from typing import Final, Self
 from harness.devices.delivery import MessageGate
 from harness.devices.virte_function.config import config_space, doorbell_address
 from harness.devices.virte_function.frames import Frames
+from harness.events.stream import Writer
 from harness.hypervisor.calls import Answered, carry_out
 from harness.hypervisor.host import Fault, Host
 from harness.hypervisor.partition import Partition
@@ -59,7 +60,9 @@ class VirteFunction:
         """The guest, as the hypervisor knows it."""
         self.calls: deque[Answered] = deque(maxlen=CALLS_KEPT)
         """The last calls, the newest last."""
-        self.accesses = AccessLog(Area, _name)
+        self.writer = Writer("virte")
+        """Writes all that happens to the function: into a stream of its own, until it joins one."""
+        self.accesses = AccessLog(Area, _name, self.writer)
         """Every trapped access."""
         self.refusals = RefusalLog()
         self._frames = Frames(mapped=mapped)
