@@ -55,8 +55,9 @@ def _show(row: Capability) -> None:
     print(f"{row.id:<4}{row.status:<10}{row.title}")
     for part in row.missing:
         print(f"{'':14}missing: {part}")
-    if row.cells:
-        print(f"{'':14}{len(row.tests)} tests   on {', '.join(row.cells)}")
+    if row.tests:
+        where = f"on {', '.join(row.cells)}" if row.cells else "without a guest, as the row says"
+        print(f"{'':14}{len(row.tests)} tests   {where}")
     for test in row.tests:
         print(f"{'':16}{test}")
     for reason, cells in row.skipped.items():

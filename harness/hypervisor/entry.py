@@ -61,6 +61,13 @@ class Route:
         ).message()
 
 
+@dataclass(frozen=True, slots=True)
+class Link:
+    """Where an interrupt goes when there is no guest: an eventfd, by its number with the driver."""
+
+    index: int
+
+
 class Half(enum.Flag):
     """What the host has ready for an entry. Both are needed before a pair is handed out."""
 
@@ -83,7 +90,7 @@ class HostEntry:
     source: Source
     partition: object
     """Who holds it; compared, never called."""
-    route: Route | None = None
+    route: Route | Link | None = None
     """None: parked."""
     halves: Half = field(default=Half(0))
     quenched_at: float | None = None

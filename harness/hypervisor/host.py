@@ -8,11 +8,10 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.hypervisor.entry import HostEntry
+from harness.hypervisor.entry import HostEntry, Link, Route
 from harness.hypervisor.handles import HandleTable, handle_of, index_of
 from harness.hypervisor.policy import DeliveryPath, Policy
 from harness.spec.hypercall import DOORBELL_PAGE_SIZE
-from harness.spec.msi import Message
 
 RECORDS = 1000
 """Faults that are kept; all are counted."""
@@ -52,10 +51,10 @@ class Fault:
 
 @dataclass(frozen=True, slots=True)
 class Delivered:
-    """One message that may pass, and what is to be injected for it."""
+    """One message that may pass, and where it goes."""
 
     entry: HostEntry
-    message: Message
+    route: Route | Link
     path: DeliveryPath
 
 
@@ -110,7 +109,7 @@ class Host:
             entry.delivered += 1
             if policy.delivery is DeliveryPath.HOST_HANDLER:
                 self.handled += 1
-            return Delivered(entry, entry.route.message(), policy.delivery)
+            return Delivered(entry, entry.route, policy.delivery)
 
     def _entry_of(
         self,

@@ -42,6 +42,8 @@ class Row:
     title: str
     partly: str = ""
     """The part that no test of the row shows yet; "": they show all of it."""
+    guestless: bool = False
+    """The row itself says that there is no guest: tests without one prove it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Capability:
     missing: tuple[str, ...]
     """What keeps it from being proved: the part without a test, and what did not run."""
     tests: tuple[str, ...]
-    """Tests of the row that ran in a guest."""
+    """Tests that the row is judged by: those that ran in a guest."""
     cells: tuple[str, ...]
     """Kernels and machines on which they passed."""
     skipped: Mapping[str, tuple[str, ...]]
@@ -113,7 +115,8 @@ def judge_capabilities(runs: Iterable[Run]) -> list[Capability]:
 
 
 def _judge(row: str, evidence: _Evidence) -> Capability:
-    ran = [outcome for outcome, _ in evidence.in_guest.values()]
+    proof = evidence.support if capability_rows()[row].guestless else evidence.in_guest
+    ran = [outcome for outcome, _ in proof.values()]
     skipped = [
         outcome for test, (outcome, _) in evidence.skipped.items() if test not in evidence.in_guest
     ]
@@ -133,12 +136,18 @@ def _judge(row: str, evidence: _Evidence) -> Capability:
         status=status,
         missing=tuple(missing),
         tests=tuple(sorted({outcome.function for outcome in ran})),
-        cells=tuple(sorted({item.cell for item in ran if item.verdict is Verdict.PASS})),
+        cells=tuple(
+            sorted({item.cell for item in ran if item.cell and item.verdict is Verdict.PASS})
+        ),
         skipped={
             reason: tuple(sorted({item.cell for item in skipped if item.message == reason}))
             for reason in sorted({item.message for item in skipped})
         },
-        support=tuple(sorted({outcome.function for outcome, _ in evidence.support.values()})),
+        support=tuple(
+            sorted({outcome.function for outcome, _ in evidence.support.values()})
+            if proof is evidence.in_guest
+            else ()
+        ),
         runs=tuple(sorted({run for _, run in found}, reverse=True)),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.hypervisor.calls import Answered, carry_out
+from harness.hypervisor.entry import Route
 from harness.hypervisor.host import Delivered, Fault, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.policy import Policy
@@ -104,7 +105,8 @@ class Guest:
         outcome = self.send(pair)
         if isinstance(outcome, Fault):
             return None
-        decoded = outcome.message.decode()
+        assert isinstance(outcome.route, Route)
+        decoded = outcome.route.message().decode()
         assert isinstance(decoded, CompatibilityMessage)
         return decoded.destination, decoded.vector
 

@@ -108,7 +108,7 @@ def test_the_hosts_handler_takes_what_is_not_posted() -> None:
     assert isinstance(posted, Delivered)
     assert isinstance(handled, Delivered)
     assert (posted.path, handled.path) == (DeliveryPath.POSTED, DeliveryPath.HOST_HANDLER)
-    assert posted.message == handled.message
+    assert posted.route == handled.route
     assert guest.host.handled == 1
 
 

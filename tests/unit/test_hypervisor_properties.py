@@ -21,7 +21,8 @@ from hypothesis.stateful import (
 )
 
 from harness.hypervisor.calls import carry_out
-from harness.hypervisor.host import Fault, Host
+from harness.hypervisor.entry import Route
+from harness.hypervisor.host import Delivered, Fault, Host
 from harness.hypervisor.policy import DeliveryPath, Policy, StormLimit
 from harness.spec.hypercall import (
     FRAME_SIZE,
@@ -268,9 +269,9 @@ class Calls(RuleBasedStateMachine):
         outcome = guest.send(message, pasid=item.pasid)
         query = EntryRequest(handle=item.pair.handle + number)
         _, (state,) = guest.call(Operation.QUERY, query)
-        if message_of := getattr(outcome, "message", None):
-            decoded = message_of.decode()
-            assert (decoded.destination, decoded.vector) == item.where[number]
+        if isinstance(outcome, Delivered):
+            assert isinstance(outcome.route, Route)
+            assert (outcome.route.destination, outcome.route.vector) == item.where[number]
         else:
             quenched = bool(state.state & HandleState.QUENCHED)
             assert quenched or item.where[number] is None

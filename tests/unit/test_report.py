@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -50,10 +51,10 @@ class Store:
             run.end(whole=True)
         return head.run
 
-    def row(self) -> Capability:
+    def row(self, name: str = "A6") -> Capability:
         judged = judge_capabilities(kept_runs(self.results))
         assert [item.id for item in judged] == list(capability_rows())
-        return {item.id: item for item in judged}["A6"]
+        return {item.id: item for item in judged}[name]
 
 
 @pytest.fixture
@@ -123,6 +124,13 @@ def test_a_test_without_a_guest_proves_nothing_and_is_listed(store: Store) -> No
     row = store.row()
     assert (row.status, row.tests) == (Standing.UNTESTED, ())
     assert row.support == ("tests/unit/test_u.py::test_u",)
+
+
+def test_a_row_that_speaks_of_no_guest_is_proved_without_one(store: Store) -> None:
+    store.keep(replace(UNIT, rows=("D12",)))
+    row = store.row("D12")
+    assert (row.status, row.cells, row.support) == (Standing.PROVED, (), ())
+    assert row.tests == ("tests/unit/test_u.py::test_u",)
 
 
 def test_a_run_without_a_guest_does_not_replace_what_a_guest_proved(store: Store) -> None:

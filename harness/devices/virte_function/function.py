@@ -18,6 +18,7 @@ from harness.devices.virte_function.config import config_space, doorbell_address
 from harness.devices.virte_function.frames import Frames
 from harness.events.stream import Writer
 from harness.hypervisor.calls import Answered, carry_out
+from harness.hypervisor.entry import Route
 from harness.hypervisor.host import Fault, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.policy import DeliveryPath, Policy
@@ -132,7 +133,8 @@ class VirteFunction:
             return False
         outcome = self.partition.signal(offset, int.from_bytes(data, "little"))
         if not isinstance(outcome, Fault):
-            self._inject(outcome.message, outcome.path)
+            assert isinstance(outcome.route, Route)
+            self._inject(outcome.route.message(), outcome.path)
         return True
 
     def _inject(self, message: Message, path: DeliveryPath) -> None:
