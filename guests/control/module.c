@@ -164,6 +164,7 @@ static int op_range(struct request *request, unsigned long command, const char *
 	failed = control(request, command, &range);
 	json_unsigned("index", range.index);
 	json_unsigned("done", range.done);
+	json_unsigned("nanoseconds", range.nanoseconds);
 	if (!facts || command == IMSTEST_IOC_FREE || command == IMSTEST_IOC_CYCLE)
 		return failed;
 	error = put_interrupts(request, range.function, range.store, range.index, range.count);

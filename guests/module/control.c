@@ -6,6 +6,7 @@
  */
 
 #include <linux/fs.h>
+#include <linux/ktime.h>
 #include <linux/miscdevice.h>
 #include <linux/module.h>
 #include <linux/pci.h>
@@ -315,6 +316,7 @@ static int imstest_range_ioctl(struct imstest_function *function, unsigned int c
 			       struct imstest_range *range)
 {
 	unsigned int i;
+	u64 start;
 	int ret;
 
 	for (i = 0; i < ARRAY_SIZE(imstest_range_ioctls); i++) {
@@ -323,9 +325,11 @@ static int imstest_range_ioctl(struct imstest_function *function, unsigned int c
 		if (!imstest_store(range->store))
 			return -EINVAL;
 		range->done = 0;
+		start = ktime_get_ns();
 		ret = imstest_range_ioctls[i].handler(function, range);
 		/* Stores are posted. Once this returns, the device has seen them. */
 		imstest_read(function, IMSTEST_STATUS);
+		range->nanoseconds = ktime_get_ns() - start;
 		return ret;
 	}
 	return -ENOTTY;

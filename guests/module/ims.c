@@ -20,6 +20,7 @@
 #include <asm/irqdomain.h>
 
 #include "imstest.h"
+#include "virte.h"
 
 static const char ims_source[] = "IMS";
 void * const imstest_ims_source = (void *)ims_source;
@@ -79,6 +80,8 @@ static bool is_remapping(const struct irq_domain *domain)
 {
 	if (domain->parent != x86_vector_domain)
 		return false;
+	if (virte_domain_is(domain))
+		return true;
 #if HAVE_REMAPPING_TOKENS
 	return domain->bus_token == DOMAIN_BUS_DMAR || domain->bus_token == DOMAIN_BUS_AMDVI;
 #else
@@ -165,21 +168,36 @@ void imstest_ims_free_all(struct imstest_function *function, u32 store)
 		imstest_ims_free(interrupt);
 }
 
-static int ims_alloc_entry(struct imstest_function *function, u32 index)
+/* How many entries a domain gives out at once: a remapping domain one, the vIRTE domain all. */
+static u32 ims_at_once(const struct imstest_function *function, u32 count)
 {
+	return !HAVE_PCI_IMS && virte_domain_is(function->msi_parent) ? count : 1;
+}
+
+/* Allocate entries at once, all or none; done is written. */
+static int ims_alloc_entries(struct imstest_function *function, struct imstest_range *range,
+			     u32 count)
+{
+	u32 index = range->index + range->done, i;
 	int virq, ret;
 
-	virq = imstest_ims_domain_alloc(function, index);
+	virq = imstest_ims_domain_alloc(function, index, count);
 	if (virq < 0)
 		return virq;
 
-	ret = imstest_interrupt_add(function, IMSTEST_STORE_IMS, index, virq);
-	if (ret) {
-		imstest_ims_domain_free(function, index, virq);
-		return ret;
+	for (i = 0; i < count; i++) {
+		ret = imstest_interrupt_add(function, IMSTEST_STORE_IMS, index + i, virq + i);
+		if (ret)
+			goto err_free_rest;
+		set_bit(index + i, function->ims_used);
+		range->done++;
 	}
-	set_bit(index, function->ims_used);
 	return 0;
+
+err_free_rest:
+	for (; i < count; i++)
+		imstest_ims_domain_free(function, index + i, virq + i);
+	return ret;
 }
 
 /**
@@ -213,8 +231,8 @@ int imstest_ims_alloc(struct imstest_function *function, struct imstest_range *r
 	    range->index + range->count)
 		return -EBUSY;
 
-	for (; range->done < range->count; range->done++) {
-		ret = ims_alloc_entry(function, range->index + range->done);
+	while (range->done < range->count) {
+		ret = ims_alloc_entries(function, range, ims_at_once(function, range->count));
 		if (ret)
 			goto err_free_entries;
 	}

@@ -39,6 +39,7 @@ static void device_set_desc(msi_alloc_info_t *info, struct msi_desc *desc)
 {
 	info->desc = desc;
 	info->hwirq = desc->msi_index;
+	info->data = imstest_ims_source;
 }
 
 static const struct msi_domain_template device_template = {
@@ -82,13 +83,14 @@ void imstest_ims_domain_exit(struct imstest_function *function)
  * imstest_ims_domain_alloc() - allocate the Linux interrupt of a free entry
  * @function:	the function
  * @index:	the entry
+ * @count:	1
  *
  * The PCI core gives out the first free entry. Any other is asked of the MSI
  * core, whose domain it is.
  *
  * Return: its number, or what the kernel answers.
  */
-int imstest_ims_domain_alloc(struct imstest_function *function, u32 index)
+int imstest_ims_domain_alloc(struct imstest_function *function, u32 index, u32 count)
 {
 	struct device *dev = &function->pdev->dev;
 	union msi_instance_cookie cookie = {};

@@ -43,18 +43,16 @@ static int own_domain_alloc(struct irq_domain *domain, unsigned int virq, unsign
 			    void *arg)
 {
 	struct irq_alloc_info *info = arg;
+	unsigned int i;
 	int ret;
-
-	/* The remapping domain gives out one entry a call for this kind. */
-	if (WARN_ON_ONCE(nr_irqs != 1))
-		return -EINVAL;
 
 	ret = irq_domain_alloc_irqs_parent(domain, virq, nr_irqs, info);
 	if (ret < 0)
 		return ret;
 
-	irq_domain_set_info(domain, virq, info->hwirq, &own_chip, domain->host_data,
-			    handle_edge_irq, NULL, "edge");
+	for (i = 0; i < nr_irqs; i++)
+		irq_domain_set_info(domain, virq + i, info->hwirq + i, &own_chip,
+				    domain->host_data, handle_edge_irq, NULL, "edge");
 	return 0;
 }
 
@@ -122,13 +120,14 @@ void imstest_ims_domain_exit(struct imstest_function *function)
 }
 
 /**
- * imstest_ims_domain_alloc() - allocate the Linux interrupt of a free entry
+ * imstest_ims_domain_alloc() - allocate the Linux interrupts of free entries
  * @function:	the function
- * @index:	the entry
+ * @index:	the first entry
+ * @count:	of entries; on a remapping domain 1
  *
- * Return: its number, or what the IRQ domains answer.
+ * Return: the first number, or what the IRQ domains answer.
  */
-int imstest_ims_domain_alloc(struct imstest_function *function, u32 index)
+int imstest_ims_domain_alloc(struct imstest_function *function, u32 index, u32 count)
 {
 	struct irq_alloc_info info = {
 		.type	= X86_IRQ_ALLOC_TYPE_PCI_MSIX,
@@ -137,8 +136,8 @@ int imstest_ims_domain_alloc(struct imstest_function *function, u32 index)
 		.data	= imstest_ims_source,
 	};
 
-	return irq_domain_alloc_irqs(function->ims_domain, 1, dev_to_node(&function->pdev->dev),
-				     &info);
+	return irq_domain_alloc_irqs(function->ims_domain, count,
+				     dev_to_node(&function->pdev->dev), &info);
 }
 
 /**

@@ -179,7 +179,7 @@ extern void * const imstest_ims_source;
 /* ims_device_domain.c or ims_own_domain.c */
 int imstest_ims_domain_init(struct imstest_function *function);
 void imstest_ims_domain_exit(struct imstest_function *function);
-int imstest_ims_domain_alloc(struct imstest_function *function, u32 index);
+int imstest_ims_domain_alloc(struct imstest_function *function, u32 index, u32 count);
 void imstest_ims_domain_free(struct imstest_function *function, u32 index, unsigned int virq);
 
 /* work_queue.c */

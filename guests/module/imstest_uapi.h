@@ -26,6 +26,7 @@
  * @argument:	ALLOC: the least count to be content with, 0: all of @count;
  *		MOVE: the CPU; CYCLE: rounds
  * @done:	out: how many were done before the error; CYCLE: whole rounds
+ * @nanoseconds: out: how long it took
  *
  * ALLOC of IMS entries does all or none. The others stop at the first error
  * and leave what was done.
@@ -37,6 +38,7 @@ struct imstest_range {
 	__u32 count;
 	__u32 argument;
 	__u32 done;
+	__u64 nanoseconds;
 };
 
 /**

@@ -5,6 +5,7 @@
  * of it to imstest_have.h as HAVE_<part>, 0 or 1. It is no part of the module.
  */
 
+#include <linux/iommu.h>
 #include <linux/irq.h>
 #include <linux/irqdomain.h>
 #include <linux/msi.h>
@@ -38,6 +39,23 @@ static void __maybe_unused probe(struct pci_dev *pdev)
 {
 	if (pci_msix_can_alloc_dyn(pdev))
 		pci_msix_free_irq(pdev, pci_msix_alloc_irq_at(pdev, MSI_ANY_INDEX, NULL));
+}
+
+#elif defined(PROBE_ISOLATED_MSI)
+
+/* Linux kernel commit dcb83f6ec1bf ("genirq: Rename IRQ_DOMAIN_MSI_REMAP to
+ * IRQ_DOMAIN_ISOLATED_MSI") (in v6.3) */
+static void __maybe_unused probe(struct irq_domain *domain)
+{
+	domain->flags |= IRQ_DOMAIN_FLAG_ISOLATED_MSI;
+}
+
+#elif defined(PROBE_MAP_GFP)
+
+/* Linux kernel commit 1369459b2e21 ("iommu: Add a gfp parameter to iommu_map()") (in v6.3) */
+static int __maybe_unused probe(struct iommu_domain *domain)
+{
+	return iommu_map(domain, 0, 0, PAGE_SIZE, IOMMU_WRITE, GFP_KERNEL);
 }
 
 #elif defined(PROBE_MOVE_PCNTXT)

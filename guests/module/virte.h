@@ -5,6 +5,8 @@
  * virte_main.c		PCI driver, and which devices the new scheme is for
  * virte_call.c		a call: frame, register, errno
  * virte_domain.c	the IRQ domain in the place of the remapping domain
+ * virte_msi.c		the domain that devices are given: that one, or one on it
+ * virte_doorbell.c	the way of a device's messages where the guest translates DMA
  */
 
 #ifndef VIRTE_H
@@ -25,7 +27,9 @@
  * @frame_locks: each frame is one caller's at a time
  * @fwnode:	name of @domain
  * @domain:	the IRQ domain
- * @adopted:	devices whose MSI parent @domain is
+ * @msi_fwnode:	name of @msi_domain, where that is one of its own
+ * @msi_domain:	what devices have for their MSI domain
+ * @adopted:	devices that have @msi_domain
  */
 struct virte {
 	struct pci_dev *pdev;
@@ -34,6 +38,8 @@ struct virte {
 	raw_spinlock_t frame_locks[VIRTE_FRAMES];
 	struct fwnode_handle *fwnode;
 	struct irq_domain *domain;
+	struct fwnode_handle *msi_fwnode;
+	struct irq_domain *msi_domain;
 	struct list_head adopted;
 };
 
@@ -41,12 +47,22 @@ struct virte {
 void virte_call_init(struct virte *virte);
 int virte_call_negotiate(struct virte *virte, u32 features);
 int virte_call_release(struct virte *virte);
-int virte_call(struct virte *virte, u16 operation, const struct virte_entry_request *request,
-	       struct virte_entry_answer *answer);
+int virte_call(struct virte *virte, u16 operation, const struct virte_entry_request *requests,
+	       struct virte_entry_answer *answers, unsigned int count);
 
 /* virte_domain.c */
 int virte_domain_init(struct virte *virte);
 void virte_domain_exit(struct virte *virte);
+bool virte_domain_is(const struct irq_domain *domain);
+
+/* virte_msi.c */
+int virte_msi_init(struct virte *virte);
+void virte_msi_exit(struct virte *virte);
+
+/* virte_doorbell.c */
+bool virte_doorbell_wanted(struct pci_dev *pdev);
+int virte_doorbell_map(struct virte *virte, struct pci_dev *pdev, u64 address);
+void virte_doorbell_unmap(struct virte *virte, struct pci_dev *pdev);
 
 /* virte_main.c */
 int virte_init(void);

@@ -12,13 +12,11 @@
 #include "imstest.h"
 #include "virte.h"
 
-#if HAVE_MSI_PARENT
-
 /* A host that stays busy is given up. The waits add up to two milliseconds. */
 #define BUSY_TRIES	20
 #define BUSY_WAIT_US	100
 
-static_assert(sizeof(struct virte_frame) == 128);
+static_assert(sizeof(struct virte_frame) <= VIRTE_FRAME_SIZE);
 
 /*
  * EAGAIN for BUSY: the core takes EBUSY of irq_set_affinity() as "put it off",
@@ -42,34 +40,56 @@ static int status_errno(u32 status)
 	return status < ARRAY_SIZE(status_errnos) ? status_errnos[status] : -EIO;
 }
 
-/* Carry out the call in @frame and fill in its answers. */
-static u32 carry_out(struct virte *virte, struct virte_frame *frame)
+/* Carry out one call; the answers are good as far as it came. */
+static u32 carry_out(struct virte *virte, const struct virte_call_request *call,
+		     struct virte_call_answer *called, const struct virte_entry_request *requests,
+		     struct virte_entry_answer *answers)
 {
 	unsigned int number = raw_smp_processor_id() % VIRTE_FRAMES;
-	void __iomem *io = virte->frames + number * VIRTE_FRAME_SIZE;
+	struct virte_frame __iomem *frame = virte->frames + number * VIRTE_FRAME_SIZE;
+	unsigned int i, count = le16_to_cpu(call->count);
 	unsigned long flags;
 	u32 status;
 
 	raw_spin_lock_irqsave(&virte->frame_locks[number], flags);
-	memcpy_toio(io + offsetof(struct virte_frame, call), &frame->call, sizeof(frame->call));
-	memcpy_toio(io + offsetof(struct virte_frame, request), &frame->request,
-		    sizeof(frame->request));
+	memcpy_toio(&frame->call, call, sizeof(*call));
+	for (i = 0; i < count; i++)
+		memcpy_toio(&frame->entries[i].request, &requests[i], sizeof(*requests));
 	status = ioread32(virte->registers + VIRTE_CALL + number * sizeof(u32));
-	memcpy_fromio(&frame->called, io + offsetof(struct virte_frame, called),
-		      sizeof(frame->called));
-	memcpy_fromio(&frame->answer, io + offsetof(struct virte_frame, answer),
-		      sizeof(frame->answer));
+	memcpy_fromio(called, &frame->called, sizeof(*called));
+	for (i = 0; i < count; i++)
+		memcpy_fromio(&answers[i], &frame->entries[i].answer, sizeof(*answers));
 	raw_spin_unlock_irqrestore(&virte->frame_locks[number], flags);
 	return status;
 }
 
-static int call_until_ready(struct virte *virte, struct virte_frame *frame)
+/* While the host is busy go on behind the entries that are done. */
+static int call_until_ready(struct virte *virte, struct virte_call_request *call,
+			    struct virte_call_answer *called,
+			    const struct virte_entry_request *requests,
+			    struct virte_entry_answer *answers)
 {
-	unsigned int tries = BUSY_TRIES;
+	unsigned int tries = BUSY_TRIES, left = le16_to_cpu(call->count), done;
 	u32 status;
 
-	while ((status = carry_out(virte, frame)) == VIRTE_STATUS_BUSY && --tries)
-		udelay(min_t(u32, le32_to_cpu(frame->called.retry_us), BUSY_WAIT_US));
+	for (;;) {
+		status = carry_out(virte, call, called, requests, answers);
+		if (status == VIRTE_STATUS_OK)
+			return 0;
+
+		done = min_t(u32, le32_to_cpu(called->done), left);
+		requests += done;
+		answers += done;
+		left -= done;
+		tries = done ? BUSY_TRIES : tries - 1;
+		if (status != VIRTE_STATUS_BUSY || !tries)
+			break;
+		call->count = cpu_to_le16(left);
+		udelay(min_t(u32, le32_to_cpu(called->retry_us), BUSY_WAIT_US));
+	}
+
+	for (; left; left--)
+		*answers++ = (struct virte_entry_answer) { .status = cpu_to_le32(status) };
 	return status_errno(status);
 }
 
@@ -95,17 +115,16 @@ void virte_call_init(struct virte *virte)
  */
 int virte_call_negotiate(struct virte *virte, u32 features)
 {
-	struct virte_frame frame = {
-		.call = {
-			.operation	= cpu_to_le16(VIRTE_OPERATION_NEGOTIATE),
-			.version	= cpu_to_le32(VIRTE_VERSION_1_0),
-			.features	= cpu_to_le32(features),
-		},
+	struct virte_call_request call = {
+		.operation	= cpu_to_le16(VIRTE_OPERATION_NEGOTIATE),
+		.version	= cpu_to_le32(VIRTE_VERSION_1_0),
+		.features	= cpu_to_le32(features),
 	};
+	struct virte_call_answer called;
 	int ret;
 
-	ret = call_until_ready(virte, &frame);
-	if (ret || le32_to_cpu(frame.called.features) == features)
+	ret = call_until_ready(virte, &call, &called, NULL, NULL);
+	if (ret || le32_to_cpu(called.features) == features)
 		return ret;
 	virte_call_release(virte);
 	return -EOPNOTSUPP;
@@ -119,37 +138,34 @@ int virte_call_negotiate(struct virte *virte, u32 features)
  */
 int virte_call_release(struct virte *virte)
 {
-	struct virte_frame frame = {
-		.call.operation	= cpu_to_le16(VIRTE_OPERATION_RELEASE),
+	struct virte_call_request call = {
+		.operation	= cpu_to_le16(VIRTE_OPERATION_RELEASE),
 	};
+	struct virte_call_answer called;
 
-	return call_until_ready(virte, &frame);
+	return call_until_ready(virte, &call, &called, NULL, NULL);
 }
 
 /**
- * virte_call() - make a call about one interrupt
+ * virte_call() - make a call about one interrupt or several
  * @virte:	the function
  * @operation:	VIRTE_OPERATION_*
- * @request:	what is asked
- * @answer:	what was answered; with an error its message is the null message
+ * @requests:	what is asked
+ * @answers:	what was answered; the status of one that is not done is not OK, and
+ *		its message is the null message
+ * @count:	of them, VIRTE_FRAME_ENTRIES at most
  *
- * Return: 0, -EAGAIN when the host stays busy, or the errno of the status.
+ * Return: 0 when all are done, -EAGAIN when the host stays busy, or the errno of
+ * the status of the first that was refused. What is before it stays done.
  */
-int virte_call(struct virte *virte, u16 operation, const struct virte_entry_request *request,
-	       struct virte_entry_answer *answer)
+int virte_call(struct virte *virte, u16 operation, const struct virte_entry_request *requests,
+	       struct virte_entry_answer *answers, unsigned int count)
 {
-	struct virte_frame frame = {
-		.call = {
-			.operation	= cpu_to_le16(operation),
-			.count		= cpu_to_le16(1),
-		},
-		.request = *request,
+	struct virte_call_request call = {
+		.operation	= cpu_to_le16(operation),
+		.count		= cpu_to_le16(count),
 	};
-	int ret;
+	struct virte_call_answer called;
 
-	ret = call_until_ready(virte, &frame);
-	*answer = ret ? (struct virte_entry_answer) {} : frame.answer;
-	return ret;
+	return call_until_ready(virte, &call, &called, requests, answers);
 }
-
-#endif /* HAVE_MSI_PARENT */

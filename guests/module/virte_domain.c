@@ -21,8 +21,6 @@
 #include "imstest.h"
 #include "virte.h"
 
-#if HAVE_MSI_PARENT
-
 /**
  * struct virte_irq - what one Linux interrupt of a block needs
  * @late:	a move was refused: the vector domain is ahead of the route
@@ -36,6 +34,7 @@ struct virte_irq {
 /**
  * struct virte_block - the interrupts that one MAP is for
  * @virte:	the function
+ * @pdev:	the device whose interrupts they are
  * @lock:	orders calls about the block
  * @source:	what MAP says of it, without a route
  * @virq:	its first Linux interrupt
@@ -47,6 +46,7 @@ struct virte_irq {
  */
 struct virte_block {
 	struct virte *virte;
+	struct pci_dev *pdev;
 	raw_spinlock_t lock;
 	struct virte_entry_request source;
 	unsigned int virq;
@@ -78,27 +78,37 @@ static struct virte_entry_request route_of(struct irq_data *irqd)
 	return route;
 }
 
-static int block_map(struct virte_block *block, const struct virte_entry_request *route)
+static struct virte_entry_request map_request(const struct virte_block *block,
+					      const struct virte_entry_request *route)
 {
 	struct virte_entry_request request = block->source;
-	struct virte_entry_answer answer;
-	int ret;
 
 	request.flags = route->flags;
 	request.destination = route->destination;
 	request.vector = route->vector;
 	request.delivery_mode = route->delivery_mode;
+	return request;
+}
 
-	ret = virte_call(block->virte, VIRTE_OPERATION_MAP, &request, &answer);
-	if (ret)
-		return ret;
-
-	block->handle = le32_to_cpu(answer.handle);
-	block->message.address_lo = lower_32_bits(le64_to_cpu(answer.address));
-	block->message.address_hi = upper_32_bits(le64_to_cpu(answer.address));
-	block->message.data = le32_to_cpu(answer.data);
+static void block_mapped(struct virte_block *block, const struct virte_entry_answer *answer)
+{
+	block->handle = le32_to_cpu(answer->handle);
+	block->message.address_lo = lower_32_bits(le64_to_cpu(answer->address));
+	block->message.address_hi = upper_32_bits(le64_to_cpu(answer->address));
+	block->message.data = le32_to_cpu(answer->data);
 	block->mapped = true;
-	return 0;
+}
+
+static int block_map(struct virte_block *block, const struct virte_entry_request *route)
+{
+	struct virte_entry_request request = map_request(block, route);
+	struct virte_entry_answer answer;
+	int ret;
+
+	ret = virte_call(block->virte, VIRTE_OPERATION_MAP, &request, &answer, 1);
+	if (!ret)
+		block_mapped(block, &answer);
+	return ret;
 }
 
 static int block_retarget(struct virte_block *block, unsigned int number,
@@ -108,7 +118,7 @@ static int block_retarget(struct virte_block *block, unsigned int number,
 	struct virte_entry_answer answer;
 
 	request.handle = cpu_to_le32(block->handle + number);
-	return virte_call(block->virte, VIRTE_OPERATION_RETARGET, &request, &answer);
+	return virte_call(block->virte, VIRTE_OPERATION_RETARGET, &request, &answer, 1);
 }
 
 static void block_unmap(struct virte_block *block)
@@ -120,7 +130,7 @@ static void block_unmap(struct virte_block *block)
 	struct virte_entry_answer answer;
 	int ret;
 
-	ret = virte_call(block->virte, VIRTE_OPERATION_UNMAP, &request, &answer);
+	ret = virte_call(block->virte, VIRTE_OPERATION_UNMAP, &request, &answer, 1);
 	WARN_ONCE(ret, "vIRTE: handle %#x is not taken back: %d\n", block->handle, ret);
 }
 
@@ -217,6 +227,11 @@ static struct irq_chip virte_chip = {
 	.flags			= IRQCHIP_SKIP_SET_WAKE | IRQCHIP_AFFINITY_PRE_STARTUP,
 };
 
+/*
+ * What a request for @count interrupts is for. Return the number of interrupts of
+ * one MAP: the messages of an MSI capability are one block, others are blocks of
+ * one. Interrupts of IMS with indices in a row may be asked for at once.
+ */
 static int source_of(const struct irq_alloc_info *info, unsigned int count,
 		     struct virte_entry_request *source)
 {
@@ -227,40 +242,44 @@ static int source_of(const struct irq_alloc_info *info, unsigned int count,
 
 	source->requester = cpu_to_le16(pci_dev_id(pdev));
 	source->segment = cpu_to_le16(pci_domain_nr(pdev->bus));
-	source->count = cpu_to_le16(count);
 	if (info->type == X86_IRQ_ALLOC_TYPE_PCI_MSI) {
 		source->store = VIRTE_STORE_MSI;
-		return 0;
+		source->count = cpu_to_le16(count);
+		return count;
 	}
+	if (info->type != X86_IRQ_ALLOC_TYPE_PCI_MSIX)
+		return -EINVAL;
+
+	source->count = cpu_to_le16(1);
 	/* The type of IMS is the kernel's for MSI-X: who allocates it says what it is. */
-	source->store = info->data == imstest_ims_source ? VIRTE_STORE_IMS : VIRTE_STORE_MSIX;
-	source->index = cpu_to_le32(info->hwirq);
-	return info->type == X86_IRQ_ALLOC_TYPE_PCI_MSIX && count == 1 ? 0 : -EINVAL;
+	if (info->data == imstest_ims_source) {
+		source->store = VIRTE_STORE_IMS;
+		source->index = cpu_to_le32(info->hwirq);
+		return 1;
+	}
+	/* The number in a PCI/MSI domain that devices share is not the index. */
+	source->store = VIRTE_STORE_MSIX;
+	source->index = cpu_to_le32(info->desc->msi_index);
+	return count == 1 ? 1 : -EINVAL;
 }
 
-static int virte_domain_alloc(struct irq_domain *domain, unsigned int virq, unsigned int nr_irqs,
-			      void *arg)
+static int block_make(struct irq_domain *domain, const struct virte_entry_request *source,
+		      struct pci_dev *pdev, unsigned int virq, unsigned int count)
 {
 	struct virte_block *block;
 	unsigned int i;
-	int ret;
 
-	block = kzalloc(struct_size(block, irqs, nr_irqs), GFP_KERNEL);
+	block = kzalloc(struct_size(block, irqs, count), GFP_KERNEL);
 	if (!block)
 		return -ENOMEM;
 	block->virte = domain->host_data;
+	block->pdev = pdev;
+	block->source = *source;
 	block->virq = virq;
-	block->held = nr_irqs;
+	block->held = count;
 	raw_spin_lock_init(&block->lock);
-	ret = source_of(arg, nr_irqs, &block->source);
-	if (ret)
-		goto err_free_block;
 
-	ret = irq_domain_alloc_irqs_parent(domain, virq, nr_irqs, arg);
-	if (ret < 0)
-		goto err_free_block;
-
-	for (i = 0; i < nr_irqs; i++) {
+	for (i = 0; i < count; i++) {
 		irq_domain_set_hwirq_and_chip(domain, virq + i, virq + i, &virte_chip, block);
 #if HAVE_MOVE_PCNTXT
 		/* A move does not touch the store: it need not wait for the next interrupt. */
@@ -268,24 +287,119 @@ static int virte_domain_alloc(struct irq_domain *domain, unsigned int virq, unsi
 #endif
 	}
 	return 0;
+}
 
-err_free_block:
+/* Give an interrupt of a block back: the handles as they came, all at once, with the last. */
+static void block_drop(struct virte_block *block)
+{
+	if (--block->held)
+		return;
+	if (block->mapped)
+		block_unmap(block);
 	kfree(block);
+}
+
+static void blocks_drop(struct irq_domain *domain, unsigned int virq, unsigned int count)
+{
+	unsigned int i;
+
+	for (i = 0; i < count; i++)
+		block_drop(irq_domain_get_irq_data(domain, virq + i)->chip_data);
+}
+
+/* Map blocks without a route, in one call. */
+static int blocks_map(struct virte_block **blocks, unsigned int count,
+		      struct virte_entry_request *requests, struct virte_entry_answer *answers)
+{
+	struct virte *virte = blocks[0]->virte;
+	unsigned int i;
+	int ret, err;
+
+	for (i = 0; i < count; i++)
+		requests[i] = map_request(blocks[i], &parked);
+	ret = virte_call(virte, VIRTE_OPERATION_MAP, requests, answers, count);
+	for (i = 0; i < count && answers[i].status == cpu_to_le32(VIRTE_STATUS_OK); i++) {
+		block_mapped(blocks[i], &answers[i]);
+		err = virte_doorbell_map(virte, blocks[i]->pdev, le64_to_cpu(answers[i].address));
+		ret = ret ?: err;
+	}
+	return ret;
+}
+
+/* What map_at_once() needs for one call. */
+struct virte_batch {
+	struct virte_block *blocks[VIRTE_FRAME_ENTRIES];
+	struct virte_entry_request requests[VIRTE_FRAME_ENTRIES];
+	struct virte_entry_answer answers[VIRTE_FRAME_ENTRIES];
+};
+
+/* Map new interrupts in as few calls as can be; what was done before an error stays. */
+static int map_at_once(struct irq_domain *domain, unsigned int virq, unsigned int count,
+		       unsigned int each)
+{
+	struct virte_batch *batch;
+	unsigned int i, filled = 0;
+	int ret = 0;
+
+	batch = kmalloc(sizeof(*batch), GFP_KERNEL);
+	if (!batch)
+		return -ENOMEM;
+	for (i = 0; i < count && !ret; i += each) {
+		batch->blocks[filled++] = irq_domain_get_irq_data(domain, virq + i)->chip_data;
+		if (filled < VIRTE_FRAME_ENTRIES && i + each < count)
+			continue;
+		ret = blocks_map(batch->blocks, filled, batch->requests, batch->answers);
+		filled = 0;
+	}
+	kfree(batch);
+	return ret;
+}
+
+static int virte_domain_alloc(struct irq_domain *domain, unsigned int virq, unsigned int nr_irqs,
+			      void *arg)
+{
+	struct virte_entry_request source = {};
+	struct irq_alloc_info *info = arg;
+	unsigned int made = 0;
+	struct pci_dev *pdev;
+	int ret, each;
+
+	each = source_of(info, nr_irqs, &source);
+	if (each < 0)
+		return each;
+	pdev = msi_desc_to_pci_dev(info->desc);
+
+	ret = irq_domain_alloc_irqs_parent(domain, virq, nr_irqs, arg);
+	if (ret < 0)
+		return ret;
+	for (; made < nr_irqs; made += each) {
+		ret = block_make(domain, &source, pdev, virq + made, each);
+		if (ret)
+			goto err_drop_blocks;
+		le32_add_cpu(&source.index, 1);
+	}
+
+	/*
+	 * One interrupt is mapped when it is activated, with its route. Many are
+	 * mapped here, without, 64 in a call; and so is one whose doorbell page needs
+	 * a mapping, which activation is no place for.
+	 */
+	if (nr_irqs > each || virte_doorbell_wanted(pdev)) {
+		ret = map_at_once(domain, virq, nr_irqs, each);
+		if (ret)
+			goto err_drop_blocks;
+	}
+	return 0;
+
+err_drop_blocks:
+	blocks_drop(domain, virq, made);
+	irq_domain_free_irqs_parent(domain, virq, nr_irqs);
 	return ret;
 }
 
 static void virte_domain_free(struct irq_domain *domain, unsigned int virq, unsigned int nr_irqs)
 {
-	struct irq_data *irqd = irq_domain_get_irq_data(domain, virq);
-	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
-
-	/* Handles go back as they came, all at once, with the last of the block. */
-	block->held -= nr_irqs;
-	if (!block->held) {
-		if (block->mapped)
-			block_unmap(block);
-		kfree(block);
-	}
+	blocks_drop(domain, virq, nr_irqs);
 	irq_domain_free_irqs_common(domain, virq, nr_irqs);
 }
 
@@ -317,21 +431,6 @@ static const struct irq_domain_ops virte_domain_ops = {
 	.deactivate	= virte_domain_deactivate,
 };
 
-/* The vector domain knows what x86 asks of any MSI domain. */
-static bool virte_init_dev_msi_info(struct device *dev, struct irq_domain *domain,
-				    struct irq_domain *real_parent, struct msi_domain_info *info)
-{
-	struct irq_domain *parent = domain->parent;
-
-	return parent->msi_parent_ops->init_dev_msi_info(dev, parent, real_parent, info);
-}
-
-static const struct msi_parent_ops virte_msi_parent_ops = {
-	.supported_flags	= X86_VECTOR_MSI_FLAGS_SUPPORTED | MSI_FLAG_MULTI_PCI_MSI,
-	.prefix			= "vIRTE-",
-	.init_dev_msi_info	= virte_init_dev_msi_info,
-};
-
 /**
  * virte_domain_init() - make the domain
  * @virte:	the function
@@ -349,10 +448,11 @@ int virte_domain_init(struct virte *virte)
 	if (!virte->domain)
 		return -ENOMEM;
 
-	/* What x86 takes for a domain that remaps, which this one does. */
-	irq_domain_update_bus_token(virte->domain, DOMAIN_BUS_DMAR);
-	virte->domain->flags |= IRQ_DOMAIN_FLAG_MSI_PARENT | IRQ_DOMAIN_FLAG_ISOLATED_MSI;
-	virte->domain->msi_parent_ops = &virte_msi_parent_ops;
+#if HAVE_ISOLATED_MSI
+	virte->domain->flags |= IRQ_DOMAIN_FLAG_ISOLATED_MSI;
+#else
+	virte->domain->flags |= IRQ_DOMAIN_FLAG_MSI_REMAP;
+#endif
 	return 0;
 }
 
@@ -370,4 +470,13 @@ void virte_domain_exit(struct virte *virte)
 	virte->fwnode = NULL;
 }
 
-#endif /* HAVE_MSI_PARENT */
+/**
+ * virte_domain_is() - tell the vIRTE domain
+ * @domain:	any domain
+ *
+ * Return: whether it is one of ours.
+ */
+bool virte_domain_is(const struct irq_domain *domain)
+{
+	return domain->ops == &virte_domain_ops;
+}

@@ -4,7 +4,7 @@
  * contract.
  *
  * Once the hypervisor has granted the new scheme it is every device's: the MSI
- * parent of a PCI device is switched as a driver is about to be bound to it. The
+ * domain of a PCI device is switched as a driver is about to be bound to it. The
  * driver knows nothing of that. Devices that are bound already keep the old
  * scheme until they are bound anew.
  */
@@ -16,15 +16,13 @@
 #include "imstest.h"
 #include "virte.h"
 
-#if HAVE_MSI_PARENT
-
 #define FEATURES (VIRTE_FEATURE_MSI | VIRTE_FEATURE_MSIX | VIRTE_FEATURE_IMS)
 
 /**
  * struct virte_adopted - one device of the new scheme
  * @node:	in virte.adopted
  * @pdev:	the device, held
- * @parent:	its MSI parent in the old scheme
+ * @parent:	its MSI domain in the old scheme
  */
 struct virte_adopted {
 	struct list_head node;
@@ -41,7 +39,7 @@ static void virte_adopt(struct virte *virte, struct pci_dev *pdev)
 	struct irq_domain *parent = dev_get_msi_domain(&pdev->dev);
 	struct virte_adopted *adopted;
 
-	if (pdev == virte->pdev || !parent || parent == virte->domain)
+	if (pdev == virte->pdev || !parent || parent == virte->msi_domain)
 		return;
 	adopted = kzalloc(sizeof(*adopted), GFP_KERNEL);
 	if (!adopted) {
@@ -51,12 +49,13 @@ static void virte_adopt(struct virte *virte, struct pci_dev *pdev)
 	adopted->pdev = pci_dev_get(pdev);
 	adopted->parent = parent;
 	list_add(&adopted->node, &virte->adopted);
-	dev_set_msi_domain(&pdev->dev, virte->domain);
+	dev_set_msi_domain(&pdev->dev, virte->msi_domain);
 }
 
-static void virte_forget(struct virte_adopted *adopted)
+static void virte_forget(struct virte *virte, struct virte_adopted *adopted)
 {
 	list_del(&adopted->node);
+	virte_doorbell_unmap(virte, adopted->pdev);
 	dev_set_msi_domain(&adopted->pdev->dev, adopted->parent);
 	pci_dev_put(adopted->pdev);
 	kfree(adopted);
@@ -76,7 +75,7 @@ static int virte_bus_event(struct notifier_block *block, unsigned long event, vo
 	if (virte_in_force && event == BUS_NOTIFY_DEL_DEVICE)
 		list_for_each_entry_safe(adopted, next, &virte_in_force->adopted, node)
 			if (adopted->pdev == pdev)
-				virte_forget(adopted);
+				virte_forget(virte_in_force, adopted);
 	mutex_unlock(&virte_lock);
 	return NOTIFY_OK;
 }
@@ -96,7 +95,7 @@ static void virte_disown(struct virte *virte)
 
 	list_for_each_entry_safe(adopted, next, &virte->adopted, node) {
 		device_release_driver(&adopted->pdev->dev);
-		virte_forget(adopted);
+		virte_forget(virte, adopted);
 	}
 }
 
@@ -105,6 +104,9 @@ static int virte_switch(struct virte *virte)
 	int ret;
 
 	ret = virte_domain_init(virte);
+	if (ret)
+		return ret;
+	ret = virte_msi_init(virte);
 	if (ret)
 		return ret;
 	ret = virte_call_negotiate(virte, FEATURES);
@@ -151,6 +153,7 @@ static int virte_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 	ret = virte_switch(virte);
 	if (ret) {
+		virte_msi_exit(virte);
 		virte_domain_exit(virte);
 		pci_clear_master(pdev);
 	}
@@ -163,6 +166,7 @@ static void virte_remove(struct pci_dev *pdev)
 
 	virte_disown(virte);
 	virte_call_release(virte);
+	virte_msi_exit(virte);
 	virte_domain_exit(virte);
 	pci_clear_master(pdev);
 }
@@ -205,16 +209,3 @@ void virte_exit(void)
 	pci_unregister_driver(&virte_driver);
 	bus_unregister_notifier(&pci_bus_type, &virte_bus_notifier);
 }
-
-#else
-
-int virte_init(void)
-{
-	return 0;
-}
-
-void virte_exit(void)
-{
-}
-
-#endif /* HAVE_MSI_PARENT */

@@ -18,6 +18,7 @@
 
 #define VIRTE_BAR_REGISTERS		0
 #define VIRTE_BAR_FRAMES		2
+#define VIRTE_BAR_DOORBELLS		4
 
 #define VIRTE_ID			0x0000
 #define  VIRTE_ID_VALUE			0x54524956
@@ -31,6 +32,7 @@
 
 #define VIRTE_FRAMES			16
 #define VIRTE_FRAME_SIZE		0x2000
+#define VIRTE_FRAME_ENTRIES		64
 
 #define VIRTE_OPERATION_NEGOTIATE	1
 #define VIRTE_OPERATION_RELEASE		2
@@ -150,17 +152,18 @@ struct virte_call_answer {
 };
 
 /**
- * struct virte_frame - as much of a frame as a call about one interrupt needs
+ * struct virte_frame - what stands where in a frame
  * @call:	what is asked
  * @called:	what is answered
- * @request:	the entry's request
- * @answer:	the entry's answer
+ * @entries:	the same of each interrupt
  */
 struct virte_frame {
 	struct virte_call_request call;
 	struct virte_call_answer called;
-	struct virte_entry_request request;
-	struct virte_entry_answer answer;
+	struct {
+		struct virte_entry_request request;
+		struct virte_entry_answer answer;
+	} entries[VIRTE_FRAME_ENTRIES];
 };
 
 #endif /* VIRTE_REGS_H */

@@ -89,6 +89,8 @@ class Allocation:
     """First index."""
     done: int
     """How many were granted."""
+    nanoseconds: int
+    """How long the module took, by the guest's clock."""
     interrupts: tuple[Interrupt, ...] = ()
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from harness.devices.ledger import Event, Fate
+from harness.devices.virte_function.function import VirteFunction
 from harness.host.deadline import Deadline, wait_until
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import Store
@@ -13,7 +14,21 @@ from harness.spec.msi import Message, MessageEntry, RemappableMessage, VectorCon
 from harness.spec.pci import Command, Header
 from harness.spec.vtd import ENTRY_SIZE, RemappedEntry
 from harness.testbed.plugged import PluggedFunction
+from harness.testbed.served import ServedFunction
 from harness.testbed.vm import Vm
+
+Virte = ServedFunction[VirteFunction]
+"""The function of the vIRTE call."""
+
+
+def unbind(vm: Vm, slot: str) -> None:
+    """Unbind whatever driver a PCI function has in the guest."""
+    vm.ssh.run(f"echo {slot} > /sys/bus/pci/devices/{slot}/driver/unbind")
+
+
+def bind(vm: Vm, slot: str, driver: str) -> None:
+    """Bind a driver to a PCI function in the guest."""
+    vm.ssh.run(f"echo {slot} > /sys/bus/pci/drivers/{driver}/bind")
 
 
 def deliver(plugged: PluggedFunction, store: Store, *indices: int) -> None:

@@ -343,7 +343,7 @@ def function(answers: Answers, number: int = 0) -> FunctionControl:
 
 
 def test_an_interrupt_comes_back_as_its_facts() -> None:
-    answers = Answers({"index": 3, "done": 1, "interrupts": [INTERRUPT]})
+    answers = Answers({"index": 3, "done": 1, "nanoseconds": 5, "interrupts": [INTERRUPT]})
     (interrupt,) = function(answers).move(Store.IMS, 1, 3)
     assert answers.requests == ["move store=ims index=3 count=1 cpu=1"]
     assert (interrupt.store, interrupt.index, interrupt.virq) == (Store.IMS, 3, 29)
@@ -359,7 +359,8 @@ def test_the_machines_interrupts_may_lack_a_vector_and_a_message() -> None:
 
 
 def test_any_index_and_a_least_count_are_words_of_the_request() -> None:
-    answers = Answers({"index": 7, "done": 2}, {"index": 0, "done": 4})
+    took = {"nanoseconds": 5}
+    answers = Answers({"index": 7, "done": 2, **took}, {"index": 0, "done": 4, **took})
     control = function(answers)
     assert control.alloc(Store.IMS, 2, index=ANY).index == 7
     assert control.alloc(Store.MSI, 8, least=1, facts=False).done == 4
@@ -449,7 +450,7 @@ def facts_of(slot: str) -> dict[str, Any]:
 
 
 def test_every_operation_on_a_function_says_which() -> None:
-    answers = Answers({"done": 1}, {"index": 0, "done": 1})
+    answers = Answers({"done": 1}, {"index": 0, "done": 1, "nanoseconds": 5})
     function(answers, 3).free(Store.IMS)
     function(answers).alloc(Store.IMS)
     assert answers.requests == [

@@ -1,0 +1,44 @@
+"""Fixtures of the guest tests about the vIRTE call.
+
+The guest's driver negotiates as it is bound; what is bound after it is in the new scheme. The
+hypervisor is the model, over its function.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from harness.devices.virte_function.function import VirteFunction
+from harness.host.deadline import Deadline, wait_until
+from harness.hypervisor.host import Host
+from harness.hypervisor.policy import Policy
+from harness.testbed.plugged import PluggedFunction
+from harness.testbed.vm import Vm
+from tests.guest.support import Virte, unbind
+
+
+@pytest.fixture
+def policy() -> Policy:
+    """The hypervisor's policy, to be changed at any time."""
+    return Policy()
+
+
+@pytest.fixture
+def virte(vm: Vm, policy: Policy) -> Iterator[Virte]:
+    """The function of the call, with a guest that has negotiated."""
+    with vm.plugged(VirteFunction(Host(4096, time.monotonic), policy)) as served:
+        negotiated = served.model.partition
+        wait_until(lambda: negotiated.negotiated, Deadline(20, "the guest's negotiation"))
+        yield served
+        unbind(vm, served.slot)
+        assert (negotiated.negotiated, negotiated.live) == (False, 0)
+
+
+@pytest.fixture
+def device(vm: Vm, virte: Virte) -> Iterator[PluggedFunction]:
+    """The IMS function, bound after the negotiation."""
+    with vm.ims_function() as plugged:
+        yield plugged

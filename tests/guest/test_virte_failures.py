@@ -1,0 +1,120 @@
+"""What the vIRTE call refuses: the driver's errno, and nothing else is disturbed."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import replace
+
+import pytest
+
+from harness.guest.control import ControlError
+from harness.host.deadline import Deadline, wait_until
+from harness.hypervisor.host import Blocked
+from harness.hypervisor.policy import Policy
+from harness.spec.hypercall import CallStatus, Operation
+from harness.spec.interrupt import Store
+from harness.testbed.plugged import STORES, PluggedFunction
+from harness.testbed.vm import Vm
+from tests.guest.support import Virte, deliver, fence, runs, store_message
+
+pytestmark = pytest.mark.shared_vm("module")
+by_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
+
+
+ERRNOS = {
+    CallStatus.BUSY: errno.EAGAIN,
+    CallStatus.NO_HANDLES: errno.ENOSPC,
+    CallStatus.DENIED: errno.EPERM,
+    CallStatus.UNSUPPORTED: errno.EOPNOTSUPP,
+    CallStatus.FAILED: errno.EIO,
+}
+
+
+@pytest.mark.capability("D2")
+def test_a_failed_map_is_the_drivers_errno_and_leaves_the_others_alone(
+    virte: Virte, policy: Policy, device: PluggedFunction
+) -> None:
+    device.set_up(Store.IMS, 1)
+    for status, number in ERRNOS.items():
+        policy.fail(Operation.MAP, status, times=None)
+        with pytest.raises(ControlError) as refused:
+            device.set_up(Store.IMS, 1, index=1)
+        assert refused.value.errno == number
+        assert device.message(Store.IMS, 1).is_null
+        deliver(device, Store.IMS, 0)
+        policy.stop_failing()
+        # Where DMA is translated the allocation has failed, elsewhere the request.
+        for left in device.control.interrupts(Store.IMS, 1):
+            device.control.free(Store.IMS, left.index)
+    assert virte.model.partition.live == 1
+    device.set_up(Store.IMS, 1, index=1)
+    deliver(device, Store.IMS, 1)
+
+
+@pytest.mark.capability("D5")
+def test_a_host_out_of_interrupts_fails_the_drivers_own_call(
+    virte: Virte, policy: Policy, device: PluggedFunction
+) -> None:
+    policy.quota = 2
+    device.set_up(Store.IMS, 2)
+    with pytest.raises(ControlError, match="No space left"):
+        device.control.alloc(Store.MSIX, 1)
+    deliver(device, Store.IMS, 0, 1)
+    device.control.release(Store.IMS, index=1)
+    device.control.free(Store.IMS, index=1)
+    device.set_up(Store.MSIX, 1)
+    deliver(device, Store.MSIX, 0)
+
+
+@pytest.mark.capability("D3")
+@by_store
+def test_a_failed_move_is_an_error_and_the_old_cpu_keeps_the_interrupt(
+    virte: Virte, policy: Policy, device: PluggedFunction, store: Store
+) -> None:
+    device.set_up(store, 2)
+    stored = device.message(store, 0)
+    old = device.model.raise_and_wait(store, 0, Deadline(10, "one before")).cpu
+    assert old is not None
+    policy.fail(Operation.RETARGET, CallStatus.NO_HANDLES)
+    with pytest.raises(ControlError, match="No space left"):
+        device.control.move(store, 1 - old)
+    for _ in range(5):
+        assert device.model.raise_and_wait(store, 0, Deadline(10, "one after")).cpu == old
+    assert device.control.interrupt(store, 0).cpu == old
+    assert device.message(store, 0) == stored
+    device.move(store, 1 - old)
+    assert device.model.raise_and_wait(store, 0, Deadline(10, "one moved")).cpu == 1 - old
+
+
+@pytest.mark.capability("D4")
+def test_a_late_message_with_a_dead_handle_is_blocked_and_counted(
+    virte: Virte, device: PluggedFunction
+) -> None:
+    device.set_up(Store.IMS, 3)
+    dead = device.message(Store.IMS, 0)
+    device.control.release(Store.IMS)
+    device.control.free(Store.IMS)
+    host = virte.model.partition.host
+    store_message(device, 2, dead)
+    before = runs(device, Store.IMS, 2)
+    device.model.raise_interrupt(Store.IMS, 2)
+    wait_until(lambda: host.blocked[Blocked.NO_HANDLE] == 1, Deadline(5, "the blocked message"))
+    fence(device, Store.IMS, 1)
+    assert runs(device, Store.IMS, 2) == before
+
+
+@pytest.mark.capability("D8")
+def test_a_message_that_names_another_functions_handle_is_blocked(
+    vm: Vm, virte: Virte, device: PluggedFunction
+) -> None:
+    with vm.ims_function() as owner:
+        owner.set_up(Store.IMS, 1)
+        device.set_up(Store.IMS, 3)
+        own, foreign = device.message(Store.IMS, 2), owner.message(Store.IMS, 0)
+        store_message(device, 2, replace(own, data=foreign.data))
+        blocked = virte.model.partition.host.blocked
+        device.model.raise_interrupt(Store.IMS, 2)
+        wait_until(lambda: blocked.total() == 1, Deadline(5, "the blocked message"))
+        fence(device, Store.IMS, 1)
+        owner.model.ledger.assert_quiet()
+        deliver(owner, Store.IMS, 0)
