@@ -15,7 +15,7 @@ BIN     := $(VENV)/bin
 WORKERS ?= $(shell nproc)
 PYTEST  := $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help demo test check lint unit bench doctor capabilities venv clean
+.PHONY: help demo test check lint unit bench faults doctor capabilities venv clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')" \
@@ -42,6 +42,10 @@ unit: $(READY)
 bench: $(READY) ## Measure; writes build/bench.json and prints a table
 	$(BIN)/imsh build
 	$(BIN)/python -m tests.bench $(ARGS)
+
+faults: $(READY) ## Seed faults into live guests, one at a time, and score what the tests catch
+	$(BIN)/imsh build
+	$(BIN)/imsh faults $(ARGS)
 
 doctor: $(READY) ## Say what this machine lacks, and how to get it
 	$(BIN)/imsh doctor $(ARGS)

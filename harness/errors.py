@@ -19,6 +19,7 @@
     ├── CheckFailed              kernel failure       an oracle disagrees with the guest
     ├── DeadlineExpired          time-out             a wait ran out; carries what was last seen
     └── MissingRequirement       missing requirement  this machine lacks it; says how to get it
+        └── NotApplicable        missing requirement  no place for a fault (faults.seed)
 
 A class that stands with a module lives there, the others here. Callers decide by class, never by
 text. Every error carries its evidence as attributes.

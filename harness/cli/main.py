@@ -15,7 +15,9 @@ from harness.errors import HarnessError, Verdict
 from harness.host.signals import Interrupted, signals_as_interrupt
 from harness.report.verdict import verdict_of
 
-VERBS: Final = ("run", "kernels", "build", "doctor", "capabilities", "runs", "machines", "poke")
+VERBS: Final = (
+    "run", "kernels", "build", "doctor", "capabilities", "runs", "machines", "poke", "faults",
+)  # fmt: skip
 
 EPILOG = """\
 exit status: 0 pass; 1 the guest kernel failed a check; 2 the harness, QEMU or the host failed;

@@ -9,6 +9,7 @@ that its markers and the command line leave.
 from typing import Final
 
 pytest_plugins: Final = tuple(
-    f"harness.pytest_plugin.{part}" for part in ("options", "cells", "verdicts", "fixtures")
+    f"harness.pytest_plugin.{part}"
+    for part in ("options", "faults", "cells", "verdicts", "fixtures")
 )
 """The parts, the lower one first: pytest looks for hooks and fixtures in these."""

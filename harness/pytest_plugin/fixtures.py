@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.guest.control import Control
 from harness.guest.ssh import SshSession
 from harness.pytest_plugin.cells import device_spec, group_of
+from harness.pytest_plugin.faults import fault_sown
 from harness.pytest_plugin.options import provisioner_of, run_directory
 from harness.pytest_plugin.verdicts import DEVICE, EVIDENCE, PROVENANCE, VERDICT, VM, keep_evidence
 from harness.qemu.qmp import QmpSession
@@ -54,7 +55,7 @@ def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> It
     ``@pytest.mark.cold_boot("nox2apic")`` boots for real, with words for the kernel.
     """
     node = request.node
-    with _lent(vm_lender, vm_cell, node) as vm:
+    with _lent(vm_lender, vm_cell, node) as vm, fault_sown(node, vm):
         node.stash[VM] = vm
         node.stash[PROVENANCE] = vm.provenance()
         yield vm

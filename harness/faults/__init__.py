@@ -1,0 +1,1 @@
+"""Faults seeded into a live guest kernel, the guest module and the device model, one at a time."""

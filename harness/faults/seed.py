@@ -1,0 +1,108 @@
+"""How a fault gets into a running machine: into kernel text, or into the model of its device.
+
+Neither the kernel, nor our module, nor the model knows anything of it: no flag, no parameter, no
+build of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from harness.errors import HarnessError, MissingRequirement
+from harness.faults.change import Change, altered
+from harness.faults.code import Line, disassemble
+from harness.faults.place import Place
+from harness.guest.symbols import PATH, Function, Symbols, parse_symbols
+from harness.qemu.gdb import StoppedGuest, stopped_guest
+from harness.testbed.vm import Vm
+
+log = logging.getLogger(__name__)
+
+SYMBOLS_SECONDS: Final = 60.0
+"""Bound of reading the kernel's symbols: some 150,000 lines."""
+
+LARGEST: Final = 0x4000
+"""No function that is looked into is larger."""
+
+
+class NotApplicable(MissingRequirement):
+    """This kernel has no such place: the fault cannot be in it."""
+
+
+class Seed(Protocol):
+    """What a fault consists of."""
+
+    def sown(self, vm: Vm) -> contextlib.AbstractContextManager[str]:
+        """Hold the fault in a machine; yields where it is.
+
+        :raises NotApplicable: this machine has no place for it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class Patch:
+    """A change of text of the running kernel or of a module in it, at every line of a place."""
+
+    place: Place
+    change: Change
+
+    @contextlib.contextmanager
+    def sown(self, vm: Vm) -> Iterator[str]:
+        symbols = parse_symbols(vm.host.read_file(PATH, seconds=SYMBOLS_SECONDS))
+        with stopped_guest(vm.machine) as guest:
+            lines = _find(self.place, symbols, guest)
+            for line in lines:
+                guest.write(line.address, altered(self.change, line))
+        log.info("seeded at %s", "; ".join(map(str, lines)))
+        try:
+            yield "; ".join(map(str, lines))
+        finally:
+            # Others may share the machine, unless it is lost.
+            if vm.machine.vitals.error is None:
+                with stopped_guest(vm.machine) as guest:
+                    for line in lines:
+                        guest.write(line.address, line.code)
+
+
+def _find(place: Place, symbols: Symbols, guest: StoppedGuest) -> list[Line]:
+    functions = [found for name in place.within for found in symbols.functions(name)]
+    lines = [line for one in functions for line in place.find(_lines(one, symbols, guest))]
+    if not lines:
+        known = ", ".join(one.symbol for one in functions) or "none of these functions"
+        raise NotApplicable(
+            f"this kernel has no place for the fault: {place}", hint=f"looked into {known}"
+        )
+    return lines
+
+
+def _lines(function: Function, symbols: Symbols, guest: StoppedGuest) -> list[Line]:
+    size = min(function.size, LARGEST)
+    return disassemble(function, guest.read(function.address, size), symbols)
+
+
+Original = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """Another method in the place of one of a class of ours: the model of a device, most of all."""
+
+    owner: type
+    method: str
+    make: Callable[[Original], Original]
+    """From the method as it is to the one that is wrong."""
+
+    @contextlib.contextmanager
+    def sown(self, vm: Vm) -> Iterator[str]:
+        original = vars(self.owner).get(self.method)
+        if original is None:
+            raise HarnessError(f"{self.owner.__name__} has no method {self.method} of its own")
+        setattr(self.owner, self.method, self.make(original))
+        try:
+            yield f"{self.owner.__name__}.{self.method}"
+        finally:
+            setattr(self.owner, self.method, original)

@@ -1,0 +1,48 @@
+"""Faults of the guest module: guests/module."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from harness.faults.change import answer, skip
+from harness.faults.fault import Fault
+from harness.faults.place import call_of, entry_of
+from harness.faults.seed import Patch
+
+DRIVER_FAULTS: Final = (
+    Fault(
+        name="ims-mask-is-not-written",
+        imitates="an entry left unmasked (83dbf898a2d4)",
+        seed=Patch(entry_of("imstest_ims_mask"), skip),
+        rows=("A4",),
+        tests=("test_ims.py",),
+    ),
+    Fault(
+        name="ims-unmask-is-not-written",
+        imitates="an entry left masked (83dbf898a2d4)",
+        seed=Patch(entry_of("imstest_ims_unmask"), skip),
+        rows=("A4",),
+        tests=("test_ims.py",),
+    ),
+    Fault(
+        name="ims-message-is-not-written",
+        imitates="a failed map that returns without setting the message (shape, Hyper-V)",
+        seed=Patch(entry_of("own_domain_activate"), answer(0)),
+        rows=("A4",),
+        tests=("test_ims.py",),
+    ),
+    Fault(
+        name="ims-message-outlives-its-interrupt",
+        imitates="teardown without deactivation (dbbc93576e03)",
+        seed=Patch(entry_of("own_domain_deactivate"), skip),
+        rows=("A4", "B6"),
+        tests=("test_ims.py", "test_teardown.py"),
+    ),
+    Fault(
+        name="ims-interrupts-leak-at-teardown",
+        imitates="interrupts leak at teardown (4c457e8cb75e)",
+        seed=Patch(call_of("irq_dispose_mapping", within="imstest_ims_domain_free"), skip),
+        rows=("B6",),
+        tests=("test_teardown.py",),
+    ),
+)
