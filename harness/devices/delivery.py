@@ -23,6 +23,7 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 from harness.devices.ledger import Event, Fate, Ledger
+from harness.hypervisor.host import Fault as HostFault
 from harness.hypervisor.trap_path import TrapPath
 from harness.pci.config_space import ConfigSpace
 from harness.pci.store import InterruptStore
@@ -36,6 +37,11 @@ WIRE: Final = {Store.MSI: IrqIndexNumber.MSI, Store.MSIX: IrqIndexNumber.MSIX}
 """Stores whose interrupts a client can wire to eventfds. There is no such index for IMS."""
 
 
+Routed = Message | Fault | HostFault | None
+"""What becomes of a message: the one to put on the bus, the fault that it ends in, or None: it is
+taken, and whoever took it delivers it."""
+
+
 class MessageGate(Protocol):
     """What stands between the function and the bus, for messages that it sends itself.
 
@@ -43,8 +49,8 @@ class MessageGate(Protocol):
     from. Whoever plugs the function in does that here.
     """
 
-    def route(self, store: Store, index: int, message: Message) -> Message | Fault:
-        """Return the message to put on the bus, or the fault that this one ends in.
+    def route(self, store: Store, index: int, message: Message) -> Routed:
+        """Decide about a message.
 
         Called on any thread, the server's among them, and in the middle of a step of the function:
         it must not wait for the client or the guest, nor call the function.
@@ -161,7 +167,10 @@ class Delivery:
             self._end(event, Fate.BLOCKED, "the store holds the null message")
             return None
         routed = self.gate.route(event.store, event.index, message)
-        if isinstance(routed, Fault):
+        if routed is None:
+            self._leave(event)
+            return None
+        if not isinstance(routed, Message):
             self._end(event, Fate.BLOCKED, str(routed))
             return None
         self._leave(event)

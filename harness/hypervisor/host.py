@@ -12,6 +12,7 @@ from harness.hypervisor.entry import HostEntry, Link, Route
 from harness.hypervisor.handles import HandleTable, handle_of, index_of
 from harness.hypervisor.policy import DeliveryPath, Policy
 from harness.spec.hypercall import DOORBELL_PAGE_SIZE
+from harness.spec.pci import RequesterId
 
 RECORDS = 1000
 """Faults that are kept; all are counted."""
@@ -43,8 +44,9 @@ class Fault:
     pasid: int | None
 
     def __str__(self) -> str:
+        sender = f" from {RequesterId(self.requester)}" if self.requester is not None else ""
         return (
-            f"message {self.data:#x} to doorbell page {self.page} at {self.offset:#x} "
+            f"message {self.data:#x}{sender} to doorbell page {self.page} at {self.offset:#x} "
             f"is blocked: {self.reason.value}"
         )
 

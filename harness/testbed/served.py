@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Final, Generic, Protocol, TypeVar
 
-from harness.devices.delivery import MessageGate
+from harness.devices.delivery import MessageGate, OpenGate
+from harness.devices.virte_function.function import VirteFunction
 from harness.errors import CheckFailed, HarnessError, ProtocolError
 from harness.events.stream import Writer
 from harness.host.deadline import Deadline
@@ -21,6 +22,7 @@ from harness.remapping.unit import RemappingTable, UnitState
 from harness.spec.msi import Message
 from harness.spec.pci import RequesterId
 from harness.spec.vtd import Entry, RemappedEntry
+from harness.testbed.doorbell_gate import DoorbellGate
 from harness.testbed.observer import Observer
 from harness.testbed.source_gate import SourceGate
 from harness.testbed.unit_watch import UnitWatch
@@ -172,16 +174,17 @@ def check_served(server: DeviceServer, vitals: Vitals) -> None:
 
 @contextlib.contextmanager
 def served_function(
-    place: Place, model: Model, *, direct_dma: bool
+    place: Place, model: Model, *, direct_dma: bool, doors: Sequence[VirteFunction] = ()
 ) -> Iterator[ServedFunction[Model]]:
     """Hold a device model that is served and plugged in at a place, for as long as QEMU runs.
 
     :param direct_dma: it may use guest memory in place: QEMU maps its file shared.
+    :param doors: the functions of the vIRTE call in the machine, now and later.
     """
     machine = place.machine
     model.writer.join(machine.events, place.identifier)
-    if place.watch:
-        model.guard(SourceGate(place.requester_id, place.watch))
+    remapping = SourceGate(place.requester_id, place.watch) if place.watch else OpenGate()
+    model.guard(DoorbellGate(place.requester_id, doors, remapping))
     with (
         model,
         nameless_listener() as (listener, path),

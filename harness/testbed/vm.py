@@ -12,6 +12,7 @@ from harness.build.provision import Guest
 from harness.build.qemu import QemuBinary
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
+from harness.devices.virte_function.function import VirteFunction
 from harness.errors import CheckFailed, HarnessError
 from harness.guest.control import Control, ControlError
 from harness.guest.identity import Identity, make_identity
@@ -65,6 +66,8 @@ class Vm:
         self._held = held
         self._direct_dma = direct_dma
         self._plugged = 0
+        self.doors: list[VirteFunction] = []
+        """The functions of the vIRTE call that are plugged in."""
         self._expected: set[tuple[int, int | None]] = set()
         self._identity: Identity | None = None
         self._starting_ssh = threading.Lock()
@@ -187,8 +190,10 @@ class Vm:
             raise HarnessError(f"all {self.spec.root_ports} ports of the machine are taken")
         place = Place.behind(self._plugged, self.machine, self.observer)
         self._plugged += 1
+        if isinstance(model, VirteFunction):
+            self.doors.append(model)
         served = self._held.enter_context(
-            served_function(place, model, direct_dma=self._direct_dma)
+            served_function(place, model, direct_dma=self._direct_dma, doors=self.doors)
         )
         yield served
         served.server.check()

@@ -27,7 +27,7 @@ from harness.pci.registers import REGISTER_SIZE, RegisterBank, RegisterCell
 from harness.spec import hypercall as regs
 from harness.spec.hypercall import CallAnswer, CallRequest, CallStatus, Register
 from harness.spec.msi import Message
-from harness.spec.pci import CONFIG_SIZE
+from harness.spec.pci import CONFIG_SIZE, RequesterId
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
 from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region
 
@@ -100,6 +100,28 @@ class VirteFunction:
         traceback: TracebackType | None,
     ) -> None:
         self._frames.close()
+
+    def has_doorbell(self, address: int) -> bool:
+        """Whether a message to this address is for the hypervisor behind the function."""
+        base = doorbell_address(self.config)
+        return bool(base) and 0 <= address - base < regs.BAR_DOORBELLS_SIZE
+
+    def translate(self, message: Message, requester_id: RequesterId) -> Message | Fault | None:
+        """Take a message of a device whose requester id is known. On any thread.
+
+        Return what to put on the bus for it, the fault that it ends in, or None: the host's handler
+        has it, and injects.
+        """
+        place = message.address - doorbell_address(self.config)
+        outcome = self.partition.signal(place, message.data, requester=requester_id)
+        if isinstance(outcome, Fault):
+            return outcome
+        assert isinstance(outcome.route, Route)
+        message = outcome.route.message()
+        if outcome.path is DeliveryPath.POSTED:
+            return message
+        self._inject(message, outcome.path)
+        return None
 
     def guard(self, gate: MessageGate) -> None:
         """Take no gate: what the function sends is the hypervisor's own, no device's."""
