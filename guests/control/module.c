@@ -215,9 +215,9 @@ static int op_cycle(struct request *request)
 	return error ? error : op_range(request, IMSTEST_IOC_CYCLE, "rounds");
 }
 
-static int op_fire(struct request *request)
+static int op_fire_with(struct request *request, unsigned long command, uint32_t cpu)
 {
-	struct imstest_fire fire = {};
+	struct imstest_fire fire = { .cpu = cpu };
 	int error;
 
 	if ((error = parse_store(request, &fire.store)) ||
@@ -226,13 +226,30 @@ static int op_fire(struct request *request)
 	    (error = number(request, "timeout", &fire.timeout_ms, 1000)))
 		return error;
 
-	error = control(request, IMSTEST_IOC_FIRE, &fire);
+	error = control(request, command, &fire);
 	json_unsigned("status", fire.status);
 	json_string("completion", fire.status < ARRAY_SIZE(completion_names) ?
 				  completion_names[fire.status] : "unknown");
 	json_unsigned("sequence", fire.sequence);
 	json_unsigned("device_status", fire.device);
+	if (command == IMSTEST_IOC_MOVE_FIRE)
+		json_number("cpu", fire.cpu);
 	return error;
+}
+
+static int op_fire(struct request *request)
+{
+	return op_fire_with(request, IMSTEST_IOC_FIRE, 0);
+}
+
+static int op_move_fire(struct request *request)
+{
+	uint32_t cpu;
+	int error;
+
+	if ((error = needed(request, "cpu")) || (error = number(request, "cpu", &cpu, 0)))
+		return error;
+	return op_fire_with(request, IMSTEST_IOC_MOVE_FIRE, cpu);
 }
 
 static int op_list(struct request *request)
@@ -413,6 +430,8 @@ const struct operation module_operations[] = {
 	  "store= rounds=N [index=0] [count=1]", op_cycle },
 	{ "fire", " function store index timeout ", "raise by a work descriptor: "
 	  "store= [index=0] [timeout=1000 ms]", op_fire },
+	{ "move_fire", " function store index timeout cpu ", "set the affinity, and raise at once "
+	  "by a work descriptor: store= cpu=N [index=0] [timeout=1000 ms]", op_move_fire },
 	{ "list", " function store index count ", "facts of the allocated interrupts: "
 	  "store= [index=0] [count=0: all]", op_list },
 	{ "stored", " function store index count ", "messages as they stand in the store, "

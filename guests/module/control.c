@@ -347,6 +347,8 @@ static int imstest_function_ioctl(unsigned int command, union imstest_argument *
 		return imstest_function_facts(function, &argument->function_facts);
 	case IMSTEST_IOC_FIRE:
 		return imstest_fire(function, &argument->fire);
+	case IMSTEST_IOC_MOVE_FIRE:
+		return imstest_move_fire(function, &argument->fire);
 	case IMSTEST_IOC_FACTS:
 		return imstest_interrupt_facts(function, &argument->facts);
 	case IMSTEST_IOC_STORED:

@@ -187,6 +187,7 @@ int imstest_work_queue_init(struct imstest_function *function);
 void imstest_work_queue_exit(struct imstest_function *function);
 int imstest_work_queue_start(struct imstest_function *function);
 int imstest_fire(struct imstest_function *function, struct imstest_fire *fire);
+int imstest_move_fire(struct imstest_function *function, struct imstest_fire *fire);
 
 /* placeholders.c */
 int imstest_placeholders_hold(struct imstest_function *function, struct imstest_hold *hold);

@@ -50,7 +50,8 @@ struct imstest_range {
  * @status:	out: IMSTEST_COMPLETION_*
  * @sequence:	out: the event's sequence number
  * @device:	out: the STATUS register after the wait
- * @reserved:	0
+ * @cpu:	MOVE_FIRE: the CPU to move to first; out: the effective CPU then,
+ *		-1: none
  */
 struct imstest_fire {
 	__u32 function;
@@ -60,7 +61,7 @@ struct imstest_fire {
 	__u32 status;
 	__u32 sequence;
 	__u32 device;
-	__u32 reserved;
+	__s32 cpu;
 };
 
 #define IMSTEST_REQUESTED	(1U << 0)	/* has a handler */
@@ -260,5 +261,6 @@ struct imstest_irqs {
 #define IMSTEST_IOC_DROP	_IOWR('I', 0x0d, struct imstest_hold)
 #define IMSTEST_IOC_RESET	_IOWR('I', 0x0e, struct imstest_hold)
 #define IMSTEST_IOC_IRQS	_IOWR('I', 0x0f, struct imstest_irqs)
+#define IMSTEST_IOC_MOVE_FIRE	_IOWR('I', 0x10, struct imstest_fire)
 
 #endif /* IMSTEST_UAPI_H */

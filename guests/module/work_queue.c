@@ -163,3 +163,31 @@ int imstest_fire(struct imstest_function *function, struct imstest_fire *fire)
 	fire->device = imstest_read(function, IMSTEST_STATUS);
 	return ret;
 }
+
+/**
+ * imstest_move_fire() - move an interrupt, and have it raised at once
+ * @function:	the function
+ * @fire:	as for imstest_fire(), and the CPU; the effective CPU is written
+ *
+ * Nothing comes between the end of the move and the doorbell. The kernel may
+ * put the move off: then the effective CPU is still the old one.
+ *
+ * Return: -EINVAL for an unknown store, -ENOENT when no such interrupt is
+ * allocated, what imstest_interrupt_move() returns, or imstest_fire().
+ */
+int imstest_move_fire(struct imstest_function *function, struct imstest_fire *fire)
+{
+	struct imstest_interrupt *interrupt;
+	int ret;
+
+	if (fire->store == IMSTEST_STORE_NONE || fire->store >= IMSTEST_STORES)
+		return -EINVAL;
+	interrupt = imstest_interrupt_find(function, fire->store, fire->index);
+	if (!interrupt)
+		return -ENOENT;
+	ret = imstest_interrupt_move(interrupt, fire->cpu);
+	if (ret)
+		return ret;
+	fire->cpu = imstest_effective_cpu(irq_get_irq_data(interrupt->virq));
+	return imstest_fire(function, fire);
+}

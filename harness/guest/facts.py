@@ -113,6 +113,14 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class MoveCompletion(Completion):
+    """How a work descriptor ended that was submitted right after a move."""
+
+    cpu: int
+    """The effective CPU when it was submitted: the old one if the kernel has put the move off."""
+
+
+@dataclass(frozen=True, slots=True)
 class Function:
     """The PCI function that the module has bound."""
 

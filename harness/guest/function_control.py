@@ -15,6 +15,7 @@ from harness.guest.facts import (
     Held,
     Interrupt,
     JsonObject,
+    MoveCompletion,
     StoredMessage,
     build,
     build_all,
@@ -122,6 +123,14 @@ class FunctionControl:
         """
         reply = self.call("fire", store=_name(store), index=index, timeout=timeout_ms)
         return build(Completion, reply)
+
+    def move_fire(self, store: Store, cpu: int, index: int = 0) -> MoveCompletion:
+        """Move an interrupt to a CPU, and raise it in the same step, as :meth:`fire` does.
+
+        As after :meth:`move`, ``cpu`` in the answer may still be the old one.
+        """
+        reply = self.call("move_fire", store=_name(store), index=index, cpu=cpu)
+        return build(MoveCompletion, reply)
 
     def interrupts(self, store: Store, index: int = 0, count: int = ALL) -> tuple[Interrupt, ...]:
         """Return the allocated interrupts of a range."""

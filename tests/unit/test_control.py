@@ -113,9 +113,9 @@ def test_help_teaches_every_operation(imsctl: Path) -> None:
     status, reply = run(imsctl, "help")
     assert status == 0
     assert set(reply["operations"]) == {
-        "alloc", "request", "release", "free", "mask", "unmask", "move", "cycle", "fire", "list",
-        "stored", "function", "irqs", "hold", "drop", "reset", "cpus", "cpu", "bind", "unbind",
-        "config", "ping", "fresh", "ssh", "log", "read",
+        "alloc", "request", "release", "free", "mask", "unmask", "move", "cycle", "fire",
+        "move_fire", "list", "stored", "function", "irqs", "hold", "drop", "reset", "cpus", "cpu",
+        "bind", "unbind", "config", "ping", "fresh", "ssh", "log", "read",
     }  # fmt: skip
     assert run(imsctl)[1]["operations"] == reply["operations"]
 
