@@ -21,12 +21,14 @@ from harness.pci.store import StoreEntry
 from harness.qemu.launch import TIMELINE
 from harness.qemu.trace import MSIX_TABLE
 from harness.remapping.audit import Disagreement, audit
+from harness.remapping.live_entries import BrokenRule, broken_rules
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message, MessageEntry
+from harness.testbed.apics import online_apics
 from harness.testbed.evidence import keep
 from harness.testbed.served import ServedFunction
-from harness.testbed.views import guest_interrupts
+from harness.testbed.views import entry_cpus, guest_interrupts
 
 BIND_SECONDS: Final = 20.0
 BIND_ROUND_MS: Final = 250
@@ -174,6 +176,27 @@ class PluggedFunction(ServedFunction[ImsFunction]):
             raise CheckFailed(
                 f"the audit found {len(findings)} disagreements",
                 evidence="\n".join(map(str, findings)),
+            )
+
+    def broken_rules(self) -> list[BrokenRule]:
+        """Follow every present IRTE of the machine to the CPU that it would interrupt (row G4)."""
+        mode = self.unit().extended_mode
+        return broken_rules(
+            self.table().present_entries(),
+            online_apics(self.machine, self._guest.cpus(), extended_mode=mode),
+            entry_cpus(self._guest.irqs()),
+            extended_mode=mode,
+        )
+
+    def check_rules(self) -> None:
+        """Look at every present IRTE, whichever device's.
+
+        :raises CheckFailed: one breaks a rule; each is named.
+        """
+        if found := self.broken_rules():
+            raise CheckFailed(
+                f"{len(found)} rules of remapping entries are broken",
+                evidence="\n".join(map(str, found)),
             )
 
     def dump(self) -> None:

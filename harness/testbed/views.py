@@ -32,6 +32,15 @@ def guest_interrupts(
     return [_convert(item, by_virq.get(item.virq), requester_id) for item in machine]
 
 
+def entry_cpus(machine: Sequence[MachineInterrupt]) -> dict[int, int]:
+    """Return the CPU to which each IRTE leads as the guest has it, by index."""
+    return {
+        entry_index(level.hwirq): item.cpu
+        for item in machine
+        if item.activated and item.cpu >= 0 and (level := remapping_level(item))
+    }
+
+
 def _convert(
     item: MachineInterrupt, own: Interrupt | None, requester_id: RequesterId
 ) -> GuestInterrupt:
