@@ -13,14 +13,19 @@ import itertools
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from harness.errors import GuestCommandError, ProtocolError
+from harness.events.stream import Event, Writer, now
 from harness.guest.facts import Cpus, JsonObject, MachineInterrupt, Ping, build, build_all
 from harness.host.deadline import Deadline
 
 _SECRET: Final = re.compile(r"\b(host_key|seed)=\S+")
 """Words of a request that no message repeats."""
+
+SHOWN: Final = 500
+"""Characters of an answer that the stream keeps."""
 
 ANSWER_SECONDS: Final = 20.0
 LONG_SECONDS: Final = 120.0
@@ -54,17 +59,50 @@ class ControlError(GuestCommandError):
         super().__init__(f"imsctl {request}: {name}{done}: {reply.get('error', '')}")
 
 
+@dataclass(frozen=True, slots=True)
+class Asked(Event):
+    """An operation that the guest was asked for."""
+
+    request: str
+    """Its words, without secrets."""
+
+    def held(self) -> int:
+        """Return the bytes that this takes."""
+        return self.BYTES + len(self.request)
+
+    def __str__(self) -> str:
+        return f"-> {self.request}"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Event):
+    """What it answered: the operation has returned."""
+
+    request: str
+    answer: str
+    """JSON; of a long answer its beginning."""
+
+    def held(self) -> int:
+        """Return the bytes that this takes."""
+        return self.BYTES + len(self.request) + len(self.answer)
+
+    def __str__(self) -> str:
+        return f"<- {self.request}: {self.answer}"
+
+
 class Control:
     """The operations of imsctl on the guest.
 
+    :param writer: writes requests and answers into the stream.
     :raises ControlError: the operation failed in the guest; true of every method.
     :raises ProtocolError: the answer is not one, or is that of another request; likewise.
     """
 
-    def __init__(self, exchange: LineExchange):
+    def __init__(self, exchange: LineExchange, writer: Writer | None = None):
         self.answered: Callable[[], None] = lambda: None
         """Called when an operation has returned. Whoever looks at its effects sets it."""
         self._exchange = exchange
+        self._writer = writer or Writer("control")
         self._tags = map(str, itertools.count(1))
         self._given_up: set[str] = set()
         """Tags of requests without an answer: it may still come, and then it is dropped."""
@@ -78,8 +116,11 @@ class Control:
         whole = " ".join([operation, *(f"{name}={value}" for name, value in given.items())])
         request = _SECRET.sub(r"\1=...", whole)
         deadline = Deadline(seconds, f"imsctl {request}")
+        writer = self._writer
+        writer.stream.write(Asked(now(), writer.source, request))
         try:
             line = self._exchange.ask(f"{whole} tag={tag}", deadline, self._is_late)
+            writer.stream.write(Answered(now(), writer.source, request, line[:SHOWN]))
             reply = _parse(line, request)
             if reply.get("tag") != tag:
                 raise ProtocolError(f"imsctl {request}: no such request is open", evidence=line)

@@ -255,7 +255,8 @@ def _terminals(wiring: Wiring) -> list[Option]:
     else:
         result.append(("-serial", "mon:stdio"))
     if wiring.trace_log:
-        result.append(("-D", str(wiring.trace_log)))
+        # With the time in front of each line.
+        result += [("-D", str(wiring.trace_log)), ("-msg", "timestamp=on")]
     return result
 
 

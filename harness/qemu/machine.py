@@ -34,7 +34,7 @@ from harness.qemu.memory import GuestRam
 from harness.qemu.qmp import QmpSession
 from harness.qemu.registers import Registers
 from harness.qemu.snapshot import SavedState, load_state, save_state
-from harness.qemu.trace import TraceTail, TrappedAccesses, followed_trace, trapped_accesses
+from harness.qemu.trace import TraceLog, TraceTail, TrappedAccesses
 from harness.qemu.vitals import Vitals
 from harness.qemu.watch import Watch
 
@@ -95,6 +95,7 @@ class Machine:
         """Our ends of the guest's virtio-serial ports, by name: one user each."""
         self.reproduce_line = reproduce_line
         """Paste it into a shell: the same machine by hand, without the devices that we serve."""
+        self._trace = TraceLog(qmp, workspace.path("trace.log"), events)
         self._process = process
         self._watch = watch
         self._ram_fd = ram_fd
@@ -138,15 +139,19 @@ class Machine:
         """Return a reader of the device registers at guest physical address ``base``."""
         return Registers(self.qmp, base)
 
-    def trapped_accesses(self) -> contextlib.AbstractContextManager[TrappedAccesses]:
-        """Count the guest's accesses that end inside QEMU while this is held."""
+    @contextlib.contextmanager
+    def trapped_accesses(self) -> Iterator[TrappedAccesses]:
+        """See the guest's accesses that end inside QEMU while this is held."""
         self.vitals.check()
-        return trapped_accesses(self.qmp, self.workspace.path("trace.log"))
+        trapped = TrappedAccesses(self.events, self.events.mark())
+        with self._trace.accesses():
+            yield trapped
+        trapped.end()
 
     def followed_trace(self, *events: str) -> TraceTail:
         """Have QEMU log trace events from now on, and return what reads them."""
         self.vitals.check()
-        return followed_trace(self.qmp, self.workspace.path("trace.log"), events)
+        return self._trace.followed(events)
 
     def plug(self, device: Json, deadline: Deadline | None = None) -> None:
         """Plug a device in. One that is served here must have its server running already.

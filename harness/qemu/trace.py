@@ -1,4 +1,5 @@
-# Ref: QEMU system/trace-events (memory_region_ops_read, memory_region_ops_write)
+# Ref: QEMU system/trace-events (memory_region_ops_read, memory_region_ops_write,
+#      memory_region_ram_device_read, memory_region_ram_device_write); util/log.c (timestamps)
 """What QEMU logs of itself: its trace events.
 
 The guest's accesses to an MSI-X table are trapped by QEMU and never reach the device's server.
@@ -10,61 +11,178 @@ from __future__ import annotations
 
 import contextlib
 import re
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
+from harness.events.clock import ClockTie, wall_clock
+from harness.events.stream import Event, Mark, Stream, now
 from harness.qemu.qmp import QmpSession
 
-EVENTS: Final = ("memory_region_ops_read", "memory_region_ops_write")
+ACCESS_EVENTS: Final = ("memory_region_ops_read", "memory_region_ops_write")
+"""What QEMU logs of each access that it serves itself."""
+MAPPED_EVENTS: Final = ("memory_region_ram_device_read", "memory_region_ram_device_write")
+"""The same for a region that is mapped, when an access does not go to its memory directly."""
 
 MSIX_TABLE: Final = "msix-table"
 """QEMU's name of the region in which it emulates a function's MSI-X table (hw/pci/msix.c)."""
+MAPPED: Final = "(mapped)"
+"""Our name of the regions of :data:`MAPPED_EVENTS`, of which QEMU logs none."""
 
 _LINE: Final = re.compile(
-    r"memory_region_ops_(?P<what>read|write) cpu (?P<cpu>-?\d+) mr (?P<region>\S+) "
-    r"addr (?P<address>0x[0-9a-f]+) value (?P<value>0x[0-9a-f]+) size (?P<size>\d+) "
-    r"name '(?P<name>.*)'"
+    r"(?:(?P<stamp>\d{4}-\S+Z) |\d+@(?P<seconds>\d+)\.(?P<micros>\d{6}):)?"
+    r"(?P<name>[a-z]\w*) (?P<rest>.*)"
 )
+"""With the time in front: as of QEMU 11 (ISO 8601), or as before (thread and seconds)."""
+_ACCESS: Final = re.compile(
+    r"cpu (?P<cpu>-?\d+) mr \S+ addr (?P<address>0x[0-9a-f]+) value (?P<value>0x[0-9a-f]+) "
+    r"size (?P<size>\d+)(?: name '(?P<region>.*)')?$"
+)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """One access to an emulated region. ``address`` is what QEMU logs: guest physical, absolute."""
+class EmulatedAccess(Event):
+    """One access to a region that QEMU serves itself; its time is good to a microsecond."""
+
+    LIMIT: ClassVar[int] = 32 << 20
 
     write: bool
     cpu: int
-    """The virtual CPU, -1 when it was none."""
+    """The virtual CPU, -1 when it was none: QEMU's own, its monitor's for example."""
     address: int
+    """Guest physical; of a mapped region, from its beginning."""
     value: int
     size: int
     region: str
     """The region's name, e.g. "msix-table"."""
 
+    def __str__(self) -> str:
+        arrow = "<-" if self.write else "->"
+        who = f"CPU {self.cpu}" if self.cpu >= 0 else "no CPU"
+        return f"{self.region} {self.address:#x}/{self.size} {arrow} {self.value:#x} by {who}"
 
-def parse(text: str) -> list[Access]:
-    """Return the accesses in a QEMU log, in order; other lines are skipped."""
-    return [
-        Access(
-            write=match["what"] == "write",
-            cpu=int(match["cpu"]),
-            address=int(match["address"], 16),
-            value=int(match["value"], 16),
-            size=int(match["size"]),
-            region=match["name"],
-        )
-        for match in _LINE.finditer(text)
-    ]
+
+@dataclass(frozen=True, slots=True)
+class TraceLine(Event):
+    """Any other trace event."""
+
+    name: str
+    text: str
+
+    def held(self) -> int:
+        """Return the bytes that this takes."""
+        return self.BYTES + len(self.name) + len(self.text)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.text}"
+
+
+def parse(text: str, clock: ClockTie) -> Iterator[EmulatedAccess | TraceLine]:
+    """Yield the events in a piece of QEMU's log, in order; what is none is skipped.
+
+    :param clock: the wall clock, which QEMU puts in front of each.
+    """
+    for match in map(_LINE.fullmatch, text.splitlines()):
+        if match:
+            yield _event(_time(match, clock), match["name"], match["rest"])
+
+
+def _time(line: re.Match[str], clock: ClockTie) -> int:
+    if line["stamp"]:
+        micros = (datetime.fromisoformat(line["stamp"]) - _EPOCH) // timedelta(microseconds=1)
+    elif line["seconds"]:
+        micros = int(line["seconds"] + line["micros"])
+    else:
+        return now()
+    return clock.ours(micros * 1000)
+
+
+def _event(when: int, name: str, rest: str) -> EmulatedAccess | TraceLine:
+    is_access = name in ACCESS_EVENTS or name in MAPPED_EVENTS
+    if not is_access or not (match := _ACCESS.match(rest)):
+        return TraceLine(when, "qemu", name, rest)
+    return EmulatedAccess(
+        when=when,
+        source="qemu",
+        write=name.endswith("_write"),
+        cpu=int(match["cpu"]),
+        address=int(match["address"], 16),
+        value=int(match["value"], 16),
+        size=int(match["size"]),
+        region=match["region"] or MAPPED,
+    )
+
+
+class TraceLog:
+    """QEMU's log, written into the stream whenever somebody looks at that.
+
+    :param path: the file given to QEMU as its log (``-D``).
+    """
+
+    def __init__(self, qmp: QmpSession, path: Path, events: Stream):
+        self._qmp = qmp
+        self._path = path
+        self._events = events
+        self._lock = threading.Lock()
+        self._new = TraceTail(path)
+        self._holders = 0
+        events.ask_late_writer(self._write_new)
+
+    def _write_new(self) -> None:
+        with self._lock:
+            if text := self._new.read():
+                for event in parse(text, wall_clock()):
+                    self._events.write(event)
+
+    @contextlib.contextmanager
+    def accesses(self) -> Iterator[None]:
+        """Have the stream get each :class:`EmulatedAccess` while this is held."""
+        self._hold(1)
+        try:
+            yield
+        finally:
+            # The monitor answers in the main loop: what happened before has been logged.
+            self._hold(-1)
+
+    def _hold(self, more: int) -> None:
+        with self._lock:
+            self._holders += more
+            if self._holders in (0, more):  # the last one out, the first one in
+                _switch(self._qmp, (*ACCESS_EVENTS, *MAPPED_EVENTS), on=more > 0)
+
+    def followed(self, names: Sequence[str]) -> TraceTail:
+        """Have QEMU log some events from now on, and return what reads them with no delay."""
+        tail = TraceTail(self._path)
+        _switch(self._qmp, names, on=True)
+        return tail
 
 
 class TrappedAccesses:
-    """The accesses of one measurement. ``accesses`` is filled when it ends."""
+    """The guest's accesses of one measurement; good when it has ended."""
 
-    def __init__(self) -> None:
-        self.accesses: list[Access] = []
+    def __init__(self, events: Stream, since: Mark):
+        self._events = events
+        self._since = since
+        self._ended_at: int | None = None
 
-    def of(self, region: str, *, within: range | None = None) -> list[Access]:
+    def end(self) -> None:
+        """Take no more."""
+        self._ended_at = now()
+
+    @property
+    def accesses(self) -> list[EmulatedAccess]:
+        """All of them, in order. The monitor's are none of the guest's."""
+        return [
+            access
+            for access in self._events.of(EmulatedAccess, self._since)
+            if access.cpu >= 0 and (self._ended_at is None or access.when <= self._ended_at)
+        ]
+
+    def of(self, region: str, *, within: range | None = None) -> list[EmulatedAccess]:
         """Return the accesses to the regions of this name, in order.
 
         Every function's MSI-X table has the same name; ``within`` (guest physical) picks one.
@@ -78,30 +196,6 @@ class TrappedAccesses:
     def count(self, region: str, *, within: range | None = None) -> int:
         """Return how many accesses :meth:`of` would."""
         return len(self.of(region, within=within))
-
-    def regions(self) -> dict[str, int]:
-        """Return the count of every region that was accessed."""
-        counts: dict[str, int] = {}
-        for access in self.accesses:
-            counts[access.region] = counts.get(access.region, 0) + 1
-        return counts
-
-
-@contextlib.contextmanager
-def trapped_accesses(qmp: QmpSession, trace_log: Path) -> Iterator[TrappedAccesses]:
-    """Measure what the guest traps on in QEMU while this is held.
-
-    :param trace_log: the file given to QEMU as its log (``-D``); it grows by what is measured.
-    """
-    trapped = TrappedAccesses()
-    tail = TraceTail(trace_log)
-    _switch(qmp, EVENTS, on=True)
-    try:
-        yield trapped
-    finally:
-        # The monitor answers in the main loop: what happened before has been logged.
-        _switch(qmp, EVENTS, on=False)
-        trapped.accesses = parse(tail.read())
 
 
 class TraceTail:
@@ -130,13 +224,6 @@ class TraceTail:
         new = new[: new.rfind(b"\n") + 1]
         self._read += len(new)
         return new.decode(errors="replace")
-
-
-def followed_trace(qmp: QmpSession, trace_log: Path, events: Sequence[str]) -> TraceTail:
-    """Have QEMU log some events from now on, and return what reads them."""
-    tail = TraceTail(trace_log)
-    _switch(qmp, events, on=True)
-    return tail
 
 
 def _switch(qmp: QmpSession, events: Sequence[str], *, on: bool) -> None:

@@ -6,10 +6,8 @@ import contextlib
 import dataclasses
 import re
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
 from typing import Final
 
-from harness.devices.ims_function.address_map import Area
 from harness.devices.ims_function.function import ImsFunction
 from harness.errors import CheckFailed, GuestCommandError
 from harness.events.timeline import timeline
@@ -19,7 +17,6 @@ from harness.guest.function_control import FunctionControl, find_function
 from harness.host.deadline import Deadline
 from harness.pci.store import StoreEntry
 from harness.qemu.launch import TIMELINE
-from harness.qemu.trace import MSIX_TABLE
 from harness.remapping.audit import Disagreement, audit
 from harness.remapping.live_entries import BrokenRule, broken_rules
 from harness.spec import ims_function as regs
@@ -28,6 +25,7 @@ from harness.spec.msi import Message, MessageEntry
 from harness.testbed.apics import online_apics
 from harness.testbed.evidence import keep
 from harness.testbed.served import ServedFunction
+from harness.testbed.store_traps import StoreTraps
 from harness.testbed.views import entry_cpus, guest_interrupts
 
 BIND_SECONDS: Final = 20.0
@@ -35,16 +33,6 @@ BIND_ROUND_MS: Final = 250
 """How long the guest waits for its driver before the server is looked at again."""
 ANSWER_SECONDS: Final = 5.0
 STORES: Final = (Store.MSI, Store.MSIX, Store.IMS)
-
-
-@dataclass(slots=True)
-class StoreTraps:
-    """Trapped guest accesses by store, over one measurement; good when it has ended."""
-
-    counts: dict[Store, int] = field(default_factory=dict)
-
-    def __getitem__(self, store: Store) -> int:
-        return self.counts[store]
 
 
 class PluggedFunction(ServedFunction[ImsFunction]):
@@ -215,25 +203,12 @@ class PluggedFunction(ServedFunction[ImsFunction]):
 
     @contextlib.contextmanager
     def trapped(self) -> Iterator[StoreTraps]:
-        """Count the guest's trapped accesses to the stores while this is held.
-
-        All of them arrive at the model but those to the MSI-X table, which end in QEMU.
-        """
-        traps = StoreTraps()
-        mark = self.model.accesses.mark()
-        with self.machine.trapped_accesses() as in_qemu:
+        """See the guest's trapped accesses to the stores while this is held."""
+        table = self.bar_address(regs.BAR_MSIX) + regs.MSIX_TABLE_OFFSET
+        traps = StoreTraps(self.machine.events, self.model, table)
+        with self.machine.trapped_accesses():
             yield traps
-        seen = self.model.accesses.counts_since(mark)
-        # QEMU gives the tables of all functions the same name.
-        base = self.bar_address(regs.BAR_MSIX)
-        ours = range(base, base + regs.BAR_MSIX_SIZE)
-        traps.counts = {
-            Store.MSI: seen[Area.MSI].total,
-            Store.MSIX: seen[Area.MSIX_CONTROL].total
-            + seen[Area.MSIX_PBA].total
-            + in_qemu.count(MSIX_TABLE, within=ours),
-            Store.IMS: seen[Area.IMS].total,
-        }
+        traps.end()
 
 
 def _with_message(entry: StoreEntry, stored: MessageEntry) -> StoreEntry:

@@ -14,6 +14,7 @@ from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.virte_function.function import VirteFunction
 from harness.errors import CheckFailed, HarnessError
+from harness.events.stream import Writer
 from harness.guest.control import Control, ControlError
 from harness.guest.identity import Identity, make_identity
 from harness.guest.kernel_log import Complaint, DmarFault, alarm, complaints
@@ -274,7 +275,8 @@ def answering_vm(
             stack.enter_context(line_port(machine.ports[name], machine.vitals))
             for name in (TEST_PORT, HOST_PORT)
         )
-        control, host = Control(test_port), Control(TakingTurns(host_port))
+        control = Control(test_port, Writer("control", machine.events))
+        host = Control(TakingTurns(host_port), Writer("host", machine.events))
         # Devices are ended before the machine would disconnect them one by one.
         held = stack.enter_context(contextlib.ExitStack())
         vm = Vm(guest, qemu, machine, control, host, held, direct_dma=direct_dma)
