@@ -15,7 +15,7 @@ BIN     := $(VENV)/bin
 WORKERS ?= $(shell nproc)
 PYTEST  := $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help demo test check lint unit bench faults doctor capabilities venv clean
+.PHONY: help demo test check lint unit bench cost faults doctor capabilities venv clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')" \
@@ -42,6 +42,11 @@ unit: $(READY)
 bench: $(READY) ## Measure; writes build/bench.json and prints a table
 	$(BIN)/imsh build
 	$(BIN)/python -m tests.bench $(ARGS)
+
+cost: $(READY) ## Measure what each path of a message costs; writes docs/trap-cost.md with its plot
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[plot]'
+	$(BIN)/imsh build
+	$(BIN)/python -m tests.bench.trap_cost_report
 
 faults: $(READY) ## Seed faults into live guests, one at a time, and score what the tests catch
 	$(BIN)/imsh build

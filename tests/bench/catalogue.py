@@ -19,6 +19,7 @@ from tests.bench.hostile import hostile_messages
 from tests.bench.interrupts import irqs_per_second
 from tests.bench.metrics import Goal, Metric, Summary
 from tests.bench.suite import suite_s
+from tests.bench.trap_cost import trap_cost
 from tests.bench.vfio_user_bench import echo_round_trips, posted_writes_per_second, read_round_trips
 
 VFIO_USER_ROUNDS: Final = 5
@@ -108,6 +109,12 @@ METRICS: Final = (
         )
         for in_flight, suffix, how in ((1, "", "one in flight"), (4, "_4", "one on each of 4"))
         for store, other in ((Store.IMS, Store.MSIX), (Store.MSIX, Store.IMS))
+    ),
+    Metric(
+        name="trap_cost",
+        unit="x",
+        measure=trap_cost,
+        against="accesses trapped: MSI-X over the call, 2048 interrupts' life; all in the JSON",
     ),
     Metric(
         name="fresh_vm_s",

@@ -41,6 +41,8 @@ class Summary:
     max: float
     extra: Mapping[str, float] = field(default_factory=dict)
     """Further numbers by name, e.g. ``p99``."""
+    table: Sequence[Mapping[str, object]] = ()
+    """What the value is from, for a reader of the JSON."""
 
     @classmethod
     def of(cls, samples: Iterable[float], *, percentiles: Sequence[int] = ()) -> Self:
@@ -106,6 +108,7 @@ def _plain(metric: Metric, summary: Summary) -> dict[str, object]:
         "p95": summary.p95,
         "max": summary.max,
         **summary.extra,
+        **({"table": list(summary.table)} if summary.table else {}),
     }
 
 
