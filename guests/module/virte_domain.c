@@ -13,6 +13,7 @@
 
 #include <linux/irq.h>
 #include <linux/irqdomain.h>
+#include <linux/log2.h>
 #include <linux/msi.h>
 #include <linux/slab.h>
 #include <asm/hw_irq.h>
@@ -244,7 +245,8 @@ static int source_of(const struct irq_alloc_info *info, unsigned int count,
 	source->segment = cpu_to_le16(pci_domain_nr(pdev->bus));
 	if (info->type == X86_IRQ_ALLOC_TYPE_PCI_MSI) {
 		source->store = VIRTE_STORE_MSI;
-		source->count = cpu_to_le16(count);
+		/* Three messages take the place of four, in the capability as in the call. */
+		source->count = cpu_to_le16(roundup_pow_of_two(count));
 		return count;
 	}
 	if (info->type != X86_IRQ_ALLOC_TYPE_PCI_MSIX)

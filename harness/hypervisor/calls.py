@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import enum
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from typing import Final
 
 from harness.hypervisor.entry import Refused
 from harness.hypervisor.partition import Partition
@@ -20,6 +22,11 @@ from harness.spec.hypercall import (
     Operation,
     entry_offset,
 )
+from harness.spec.interrupt import Store
+from harness.spec.pci import RequesterId
+
+SHOWN: Final = 4
+"""Entries that the text of a call has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +46,24 @@ class Answered:
     def __str__(self) -> str:
         name = _name(Operation, self.request.operation)
         status = _name(CallStatus, self.answer.status)
-        return f"{name} of {self.request.count}: {status}, {self.answer.done} done"
+        shown = [_entry(*entry) for entry in self.entries[:SHOWN]]
+        if len(self.entries) > SHOWN:
+            shown.append(f"and {len(self.entries) - SHOWN} more")
+        head = f"{name} of {self.request.count}: {status}, {self.answer.done} done"
+        return "; ".join([head, *shown])
 
 
-def _name(names: type[Operation] | type[CallStatus], value: int) -> str:
+def _entry(request: EntryRequest, answer: EntryAnswer) -> str:
+    what = f"handle {request.handle:#x}"
+    if request.store:
+        store = _name(Store, request.store)
+        what = f"{store} {request.index} of {RequesterId(request.requester)}"
+    if answer.status != CallStatus.OK:
+        return f"{what}: {_name(CallStatus, answer.status)}"
+    return f"{what}: handle {answer.handle:#x}" if request.store else what
+
+
+def _name(names: type[enum.IntEnum], value: int) -> str:
     try:
         return names(value).name
     except ValueError:

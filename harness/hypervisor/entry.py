@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from harness.hypervisor.handles import generation_of, index_of
 from harness.spec.hypercall import DOORBELL_PAGE_SIZE, CallStatus
+from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import CompatibilityMessage, Message
+from harness.spec.pci import RequesterId
 
 
 class Refused(Exception):
@@ -50,6 +52,10 @@ class Route:
     logical: bool = False
     redirection_hint: bool = False
 
+    def __str__(self) -> str:
+        kind = "logical destination" if self.logical else "APIC id"
+        return f"vector {self.vector:#x} of {kind} {self.destination:#x}"
+
     def message(self) -> Message:
         """Return what is injected: compatibility format names CPU and vector directly."""
         return CompatibilityMessage(
@@ -66,6 +72,9 @@ class Link:
     """Where an interrupt goes when there is no guest: an eventfd, by its number with the driver."""
 
     index: int
+
+    def __str__(self) -> str:
+        return f"eventfd {self.index}"
 
 
 class Half(enum.Flag):
@@ -96,8 +105,30 @@ class HostEntry:
     quenched_at: float | None = None
     delivered: int = 0
     blocked: int = 0
+    number: int = 0
+    """In its block."""
     window_start: float = 0.0
     window_count: int = 0
+
+    @property
+    def name(self) -> InterruptName:
+        """The interrupt that it is for."""
+        origin = self.source.origin
+        return InterruptName(
+            Store(self.source.store),
+            self.source.index + self.number,
+            function=RequesterId(origin.requester),
+            pasid=origin.pasid,
+        )
+
+    def __str__(self) -> str:
+        where = "parked" if self.route is None else f"to {self.route}"
+        state = "" if self.ready else ", not ready"
+        state += ", quenched" if self.quenched_at is not None else ""
+        return (
+            f"handle {self.handle:#x} of {self.name}: {where}, "
+            f"{self.delivered} delivered, {self.blocked} blocked{state}"
+        )
 
     @property
     def ready(self) -> bool:

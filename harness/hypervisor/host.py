@@ -59,6 +59,11 @@ class Delivered:
     route: Route | Link
     path: DeliveryPath
 
+    def __str__(self) -> str:
+        way = "posted" if self.path is DeliveryPath.POSTED else "by the host's handler"
+        handle = f"handle {self.entry.handle:#x} of {self.entry.name}"
+        return f"message of {handle}: {way} to {self.route}"
+
 
 class Host:
     """The table of host interrupts, which the guests of one machine share.

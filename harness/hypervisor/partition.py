@@ -66,6 +66,10 @@ class Partition:
             quenched = any(entry.quenched_at is not None for entry in self.entries())
             return Status(negotiated=self.negotiated, quenched=quenched)
 
+    def message(self, entry: HostEntry) -> Message:
+        """Return the pair that stands for a handle."""
+        return doorbell_message(self._doorbells(), entry.page, entry.handle)
+
     # Messages.
 
     def signal(
@@ -195,7 +199,7 @@ class Partition:
             state |= HandleState.PARKED
         if entry.quenched_at is not None:
             state |= HandleState.QUENCHED
-        message = self._message(entry)
+        message = self.message(entry)
         return EntryAnswer(
             CallStatus.OK,
             handle=entry.handle,
@@ -207,9 +211,6 @@ class Partition:
             blocked=entry.blocked & 0xFFFFFFFF,
         )
 
-    def _message(self, entry: HostEntry) -> Message:
-        return doorbell_message(self._doorbells(), entry.page, entry.handle)
-
     def _set_up(self, request: EntryRequest) -> Block:
         # Take handles for a new block and set the host's halves up; a failure leaves nothing.
         page = self._page(request.segment, request.requester)
@@ -217,7 +218,7 @@ class Partition:
         source = source_of(request)
         block = Block(source, request.count)
         for number in range(count):
-            entry = HostEntry(handle + number, page, source, self)
+            entry = HostEntry(handle + number, page, source, self, number=number)
             block.entries.append(entry)
             self.host.entries[entry.handle] = entry
         self._blocks[source] = block

@@ -80,6 +80,12 @@ class Kind(enum.StrEnum):
     """A store entry could send now, and the guest has no interrupt for it."""
     MISSING_STORE_ENTRY = "missing store entry"
     """A requested interrupt is in no entry of its store."""
+    MISSING_HANDLE = "missing handle"
+    """A requested interrupt in the new scheme has no handle; see ``handle_audit``."""
+    ORPHAN_HANDLE = "orphan handle"
+    """The hypervisor holds a handle for an interrupt that the guest does not have."""
+    MISSING_ROUTE = "missing route"
+    """A requested interrupt's handle is parked."""
     UNEXPECTED_MASK = "unexpected mask"
     """A requested interrupt that the guest has not masked cannot be sent."""
 

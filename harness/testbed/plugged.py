@@ -18,6 +18,7 @@ from harness.host.deadline import Deadline
 from harness.pci.store import StoreEntry
 from harness.qemu.launch import TIMELINE
 from harness.remapping.audit import Disagreement, audit
+from harness.remapping.handle_audit import audit_handles
 from harness.remapping.live_entries import BrokenRule, broken_rules
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import InterruptName, Store
@@ -26,7 +27,7 @@ from harness.testbed.apics import online_apics
 from harness.testbed.evidence import keep
 from harness.testbed.served import ServedFunction
 from harness.testbed.store_traps import StoreTraps
-from harness.testbed.views import entry_cpus, guest_interrupts
+from harness.testbed.views import entry_cpus, guest_interrupts, handles_of
 
 BIND_SECONDS: Final = 20.0
 BIND_ROUND_MS: Final = 250
@@ -42,7 +43,7 @@ class PluggedFunction(ServedFunction[ImsFunction]):
     """The driver's operations on this function, in the guest."""
 
     def __init__(self, served: ServedFunction[ImsFunction], guest: Control):
-        super().__init__(served.place, served.model, served.server)
+        super().__init__(served.place, served.model, served.server, served.doors)
         self._guest = guest
         served.model.ledger.check_peers = self.check_alive
 
@@ -147,11 +148,24 @@ class PluggedFunction(ServedFunction[ImsFunction]):
         return [item for store in STORES for item in self.control.interrupts(store)]
 
     def audit(self) -> list[Disagreement]:
-        """Hold IRTEs, the guest's interrupt list and the stores against each other (row B8)."""
-        return audit(
+        """Hold IRTEs, the guest's interrupt list and the stores against each other (row B8).
+
+        In the new scheme the function's handles, as the hypervisor has them, take the IRTEs' place.
+        """
+        interrupts = guest_interrupts(self._guest.irqs(), self.interrupts(), self.requester_id)
+        stores = self.stores()
+        handles = handles_of(self.doors, self.requester_id)
+        findings = []
+        if handles:
+            own = [item for item in interrupts if item.name is not None]
+            findings = audit_handles(handles, own, stores)
+            # Who claims what, and what is masked, is the same in both schemes; messages are not.
+            stores = [dataclasses.replace(entry, address=None, data=None) for entry in stores]
+            interrupts = [dataclasses.replace(item, message=None) for item in interrupts]
+        return findings + audit(
             self.table().present_entries(),
-            guest_interrupts(self._guest.irqs(), self.interrupts(), self.requester_id),
-            self.stores(),
+            interrupts,
+            stores,
             extended_mode=self.unit().extended_mode,
         )
 

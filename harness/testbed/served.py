@@ -85,12 +85,20 @@ class Place:
 class ServedFunction(Generic[Model]):
     """A function in a running machine. Made by ``Vm.plugged``."""
 
-    def __init__(self, place: Place, model: Model, server: DeviceServer):
+    def __init__(
+        self,
+        place: Place,
+        model: Model,
+        server: DeviceServer,
+        doors: Sequence[VirteFunction] = (),
+    ):
         self.place = place
         self.machine = place.machine
         self.model = model
         """The device's own view: events, accesses, stores."""
         self.server = server
+        self.doors = doors
+        """The functions of the vIRTE call in the machine."""
         self.requester_id = place.requester_id
         """Bus, device and function, as in the source id of an IRTE."""
 
@@ -196,4 +204,4 @@ def served_function(
         ) as server,
     ):
         machine.plug(vfio_user_device(place.identifier, path, port=f"port{place.number}"))
-        yield ServedFunction(place, model, server)
+        yield ServedFunction(place, model, server, doors)

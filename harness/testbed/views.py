@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from harness.devices.virte_function.function import VirteFunction
 from harness.guest.facts import Interrupt, Level, MachineInterrupt
+from harness.hypervisor.entry import Route
 from harness.remapping.audit import GuestInterrupt
+from harness.remapping.handle_audit import HandleView
 from harness.remapping.linux import REMAPPING_CHIPS, entry_index, source_id
+from harness.spec.interrupt import InterruptName
 from harness.spec.pci import RequesterId
 
 IO_APIC_CHIP: Final = "IR-IO-APIC"
@@ -39,6 +43,22 @@ def entry_cpus(machine: Sequence[MachineInterrupt]) -> dict[int, int]:
         for item in machine
         if item.activated and item.cpu >= 0 and (level := remapping_level(item))
     }
+
+
+def handles_of(doors: Iterable[VirteFunction], requester_id: RequesterId) -> list[HandleView]:
+    """Return what the hypervisors of a machine hold for one function."""
+    return [
+        HandleView(
+            handle=entry.handle,
+            interrupt=InterruptName(entry.name.store, entry.name.index),
+            pair=door.partition.message(entry),
+            destination=entry.route.destination if isinstance(entry.route, Route) else None,
+            vector=entry.route.vector if isinstance(entry.route, Route) else None,
+        )
+        for door in doors
+        for entry in door.partition.entries()
+        if entry.source.origin.requester == requester_id
+    ]
 
 
 def _convert(

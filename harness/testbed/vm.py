@@ -229,6 +229,8 @@ class Vm:
     def dump(self) -> None:
         """Write what may explain a failure into the workspace; never raises."""
         keep(self.workspace, "irtes.txt", self._irtes)
+        for number, door in enumerate(self.doors):
+            keep(self.workspace, f"virte-{number}.txt", door.table)
         if self.machine.state is not State.READY:
             return
         # A guest that does not answer is not asked again.

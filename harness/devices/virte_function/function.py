@@ -8,18 +8,18 @@ message, which QEMU delivers with remapping on or off. See docs/virte.md.
 from __future__ import annotations
 
 import enum
-from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Final, Self
 
 from harness.devices.delivery import MessageGate
 from harness.devices.virte_function.config import config_space, doorbell_address
+from harness.devices.virte_function.events import Called, ReturnedToOldScheme, Signalled
 from harness.devices.virte_function.frames import Frames
-from harness.events.stream import Writer
+from harness.events.stream import Writer, now
 from harness.hypervisor.calls import Answered, carry_out
 from harness.hypervisor.entry import Route
-from harness.hypervisor.host import Fault, Host
+from harness.hypervisor.host import Delivered, Fault, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.policy import DeliveryPath, Policy
 from harness.pci.access_log import AccessLog, RefusalLog
@@ -31,7 +31,8 @@ from harness.spec.pci import CONFIG_SIZE, RequesterId
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
 from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region
 
-CALLS_KEPT: Final = 1000
+CALLS_SHOWN: Final = 100
+"""The last calls in the evidence of a failure."""
 _MESSAGE_SIZE: Final = 4
 
 
@@ -59,8 +60,6 @@ class VirteFunction:
         self.config = config_space()
         self.partition = Partition(host, lambda: doorbell_address(self.config), policy)
         """The guest, as the hypervisor knows it."""
-        self.calls: deque[Answered] = deque(maxlen=CALLS_KEPT)
-        """The last calls, the newest last."""
         self.writer = Writer("virte")
         """Writes all that happens to the function: into a stream of its own, until it joins one."""
         self.accesses = AccessLog(Area, _name, self.writer)
@@ -113,7 +112,7 @@ class VirteFunction:
         has it, and injects.
         """
         place = message.address - doorbell_address(self.config)
-        outcome = self.partition.signal(place, message.data, requester=requester_id)
+        outcome = self._signal(place, message.data, requester_id)
         if isinstance(outcome, Fault):
             return outcome
         assert isinstance(outcome.route, Route)
@@ -125,6 +124,22 @@ class VirteFunction:
 
     def guard(self, gate: MessageGate) -> None:
         """Take no gate: what the function sends is the hypervisor's own, no device's."""
+
+    @property
+    def calls(self) -> list[Answered]:
+        """The last calls, the newest last."""
+        writer = self.writer
+        return [event.answered for event in writer.stream.of(Called, source=writer.source)]
+
+    def table(self) -> str:
+        """Return the handles, the faults and the last calls, for whoever looks into a failure."""
+        host = self.partition.host
+        status = self.partition.status
+        lines = [f"negotiated: {bool(status.negotiated)}; {self.partition.live} handles"]
+        lines += map(str, self.partition.entries())
+        lines += [f"blocked: {host.blocked.total()}", *map(str, host.faults)]
+        lines += ["calls:", *map(str, self.calls[-CALLS_SHOWN:])]
+        return "".join(f"{line}\n" for line in lines)
 
     # The call and the messages.
 
@@ -138,7 +153,7 @@ class VirteFunction:
             failed = CallAnswer(CallStatus.FAILED).pack()
             self._frames.answer(number, CallRequest.SIZE, failed)
             return CallStatus.FAILED
-        self.calls.append(answered)
+        self.writer.stream.write(Called(now(), self.writer.source, number, answered))
         for offset, data in answered.pieces():
             self._frames.answer(number, offset, data)
         return answered.answer.status
@@ -153,11 +168,18 @@ class VirteFunction:
     def _doorbell(self, offset: int, data: bytes) -> bool:
         if len(data) != _MESSAGE_SIZE:
             return False
-        outcome = self.partition.signal(offset, int.from_bytes(data, "little"))
+        outcome = self._signal(offset, int.from_bytes(data, "little"))
         if not isinstance(outcome, Fault):
             assert isinstance(outcome.route, Route)
             self._inject(outcome.route.message(), outcome.path)
         return True
+
+    def _signal(
+        self, place: int, data: int, requester_id: RequesterId | None = None
+    ) -> Delivered | Fault:
+        outcome = self.partition.signal(place, data, requester=requester_id)
+        self.writer.stream.write(Signalled(now(), self.writer.source, outcome))
+        return outcome
 
     def _inject(self, message: Message, path: DeliveryPath) -> None:
         bus = self._bus
@@ -208,14 +230,20 @@ class VirteFunction:
     def detached(self) -> None:
         """Return to the old scheme: the guest is gone."""
         self._bus = None
-        self.partition.reset()
+        self._return_to_old_scheme()
 
     def reset(self) -> None:
         """Return to the state after power-on: the old scheme, and no handle."""
-        self.partition.reset()
+        self._return_to_old_scheme()
         self.config.reset()
         self.refusals.reset()
         self._frames.reset()
+
+    def _return_to_old_scheme(self) -> None:
+        handles, was_new = self.partition.live, self.partition.negotiated
+        self.partition.reset()
+        if was_new:
+            self.writer.stream.write(ReturnedToOldScheme(now(), self.writer.source, handles))
 
     def region_read(self, region: int, offset: int, count: int) -> bytes:
         """Return what the guest reads; zero where the register map allows no such access."""
