@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> Verdict:
         return Verdict.PASS
     campaign = Campaign(
         faults=faults,
-        kernels=_kernels(args.kernel),
+        kernels=make_selection(None, args.kernel).kernel_names(),
         progress=Progress(sys.stderr),
         directory=args.results,
         tests=args.tests,
@@ -100,14 +100,6 @@ def run(args: argparse.Namespace) -> Verdict:
 def _is_wanted(fault: Fault, patterns: Iterable[str]) -> bool:
     named = [*patterns] or ["*"]
     return any(fnmatch.fnmatch(fault.name, one) or one in fault.rows for one in named)
-
-
-def _kernels(named: list[str]) -> list[str]:
-    """Return the kernels to seed into.
-
-    :raises ConfigError: there is no such kernel.
-    """
-    return list(dict.fromkeys(cell.kernel for cell in make_selection(None, named, []).cells()))
 
 
 def _summary(kernels: Iterable[str], findings: list[Finding]) -> str:

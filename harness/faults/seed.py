@@ -84,6 +84,18 @@ def _lines(function: Function, symbols: Symbols, guest: StoppedGuest) -> list[Li
     return disassemble(function, guest.read(function.address, size), symbols)
 
 
+@dataclass(frozen=True, slots=True)
+class Together:
+    """Several seeds at once, where one alone would have no effect."""
+
+    seeds: tuple[Seed, ...]
+
+    @contextlib.contextmanager
+    def sown(self, vm: Vm) -> Iterator[str]:
+        with contextlib.ExitStack() as held:
+            yield "; ".join(held.enter_context(seed.sown(vm)) for seed in self.seeds)
+
+
 Original = Callable[..., Any]
 
 

@@ -48,6 +48,10 @@ class Selection:
             if not self.only_machines or cell.machine in self.only_machines
         ]
 
+    def kernel_names(self) -> list[str]:
+        """Return the kernels of all cells."""
+        return list(dict.fromkeys(cell.kernel for cell in self.cells()))
+
     def matrix_cells(
         self, kernels: Sequence[str] | None = None, machines: Sequence[str] | None = None
     ) -> list[Cell]:

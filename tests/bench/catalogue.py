@@ -7,6 +7,7 @@ from typing import Final
 from harness.spec.interrupt import Store
 from tests.bench.bench import Bench
 from tests.bench.boot import boot_to_ssh_ratio, boot_to_ssh_s, raw_boot_s
+from tests.bench.faults import faults_caught_percent
 from tests.bench.fresh import (
     fresh_vm_s,
     fresh_vm_speedup,
@@ -155,6 +156,13 @@ METRICS: Final = (
         measure=private_mb_per_vm,
         against="idle VMs of one snapshot, side by side",
         goal=Goal(90),
+    ),
+    Metric(
+        name="faults_caught_percent",
+        unit="%",
+        measure=faults_caught_percent,
+        against="seeded faults that a kernel has a place for, by a row that should; every kernel",
+        goal=Goal(95, at_least=True),
     ),
     Metric(
         name="suite_s",

@@ -11,6 +11,7 @@ from typing import Final
 from harness.faults.fault import Fault
 from harness.faults.table.device import DEVICE_FAULTS
 from harness.faults.table.driver import DRIVER_FAULTS
+from harness.faults.table.hypervisor import HYPERVISOR_FAULTS
 from harness.faults.table.pci_msi import PCI_MSI_FAULTS
 from harness.faults.table.remapping import REMAPPING_FAULTS
 from harness.faults.table.vectors import VECTOR_FAULTS
@@ -24,6 +25,7 @@ FAULTS: Final = {
         *PCI_MSI_FAULTS,
         *DRIVER_FAULTS,
         *DEVICE_FAULTS,
+        *HYPERVISOR_FAULTS,
     )
 }
 """Every fault by its name."""

@@ -32,6 +32,14 @@ def _never_masked(masked: Original) -> Original:
     return never
 
 
+def _follows(registers_written: Original) -> Original:
+    def follow(self: MsiStore) -> None:
+        self._was_enabled = False
+        registers_written(self)
+
+    return follow
+
+
 def _twice(send: Original) -> Original:
     def twice(self: Delivery, event: Event, bus: Bus, message: Message) -> Verdict | None:
         verdict: Verdict | None = send(self, event, bus, message)
@@ -100,5 +108,12 @@ DEVICE_FAULTS: Final = (
         seed=Replacement(SourceGate, "route", _admits),
         rows=("B8", "D8"),
         tests=("test_audit.py", "test_several_functions.py"),
+    ),
+    Fault(
+        name="device-latches-no-message-count",
+        imitates="a device that follows the number of messages while MSI is on (shape)",
+        seed=Replacement(MsiStore, "registers_written", _follows),
+        rows=("A1",),
+        tests=("test_msi.py",),
     ),
 )

@@ -45,4 +45,35 @@ DRIVER_FAULTS: Final = (
         rows=("B6",),
         tests=("test_teardown.py",),
     ),
+    Fault(
+        name="call-for-a-pair-is-not-made",
+        imitates="a failed map that returns without setting the message (shape, Hyper-V)",
+        seed=Patch(entry_of("virte_domain_activate"), answer(0)),
+        rows=("D2",),
+        tests=("test_virte.py",),
+    ),
+    Fault(
+        name="call-for-a-move-is-not-made",
+        imitates="affinity set after start-up is lost (ff363f480e59)",
+        seed=Patch(call_of("block_route", within="virte_set_affinity"), answer(0)),
+        rows=("D3",),
+        tests=("test_virte.py", "test_virte_failures.py"),
+    ),
+    Fault(
+        name="handles-are-not-given-back",
+        imitates="interrupts leak at teardown (4c457e8cb75e)",
+        seed=Patch(
+            call_of("virte_call", within=("block_unmap", "blocks_drop", "virte_domain_free")),
+            answer(0),
+        ),
+        rows=("D2", "D4"),
+        tests=("test_virte.py",),
+    ),
+    Fault(
+        name="released-handle-keeps-its-route",
+        imitates="teardown without deactivation (dbbc93576e03)",
+        seed=Patch(entry_of("virte_domain_deactivate"), skip),
+        rows=("D2", "D4"),
+        tests=("test_virte.py", "test_virte_failures.py"),
+    ),
 )

@@ -62,4 +62,30 @@ PCI_MSI_FAULTS: Final = (
         rows=("B6",),
         tests=("test_teardown.py",),
     ),
+    Fault(
+        name="msi-message-without-address",
+        imitates="a message torn while it is written: one part is old (6f1a4891a592)",
+        seed=Patch(
+            call_of("pci_write_config_dword", within=("__pci_write_msi_msg", "pci_write_msg_msi")),
+            skip,
+        ),
+        rows=("A1",),
+        tests=("test_msi.py",),
+    ),
+    Fault(
+        name="msi-message-without-data",
+        imitates="a message torn while it is written: one part is old (6f1a4891a592)",
+        seed=Patch(
+            # Its first is the control register's.
+            call_of(
+                "pci_write_config_word",
+                within=("__pci_write_msi_msg", "pci_write_msg_msi"),
+                behind="pci_write_config_dword",
+            ),
+            skip,
+        ),
+        rows=("A1",),
+        tests=("test_msi.py::test_the_low_bits_of_base_data_that_is_not_zero_are_replaced",),
+        machine="no-iommu",
+    ),
 )

@@ -12,7 +12,7 @@ from typing import Final
 from harness.faults.change import answer, immediate, skip
 from harness.faults.fault import Fault
 from harness.faults.place import call_of, entry_of, instruction
-from harness.faults.seed import Patch
+from harness.faults.seed import Patch, Together
 
 PREPARE: Final = (
     "intel_irq_remapping_prepare_irte",
@@ -133,5 +133,32 @@ REMAPPING_FAULTS: Final = (
         seed=Patch(instruction(r"and \w+, 0xfffe0", within=PREPARE), immediate(0xFFFC0)),
         rows=("A2", "B8"),
         tests=("test_msix.py",),
+    ),
+    Fault(
+        name="moved-irte-is-not-invalidated",
+        imitates="no invalidation of the interrupt entry cache after a change (shape)",
+        seed=Patch(call_of("qi_submit_sync", within="modify_irte"), answer(0)),
+        rows=("G1",),
+        tests=("test_invalidation.py",),
+    ),
+    Fault(
+        name="freed-irte-is-not-invalidated",
+        imitates="no invalidation of the interrupt entry cache after a free (shape)",
+        # An entry that was deactivated is not present any more, and was invalidated then.
+        seed=Together(
+            (
+                Patch(entry_of("intel_irq_remapping_deactivate"), skip),
+                Patch(call_of("qi_submit_sync", within=FREE), answer(0)),
+            )
+        ),
+        rows=("G1",),
+        tests=("test_invalidation.py",),
+    ),
+    Fault(
+        name="another-irte-is-invalidated",
+        imitates="the interrupt entry cache is invalidated at another index (shape)",
+        seed=Patch(instruction(r"shl \w+, 0x20", within="modify_irte"), immediate(0x21)),
+        rows=("G1",),
+        tests=("test_invalidation.py",),
     ),
 )

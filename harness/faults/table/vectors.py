@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from harness.faults.change import skip
+from harness.faults.change import answer, skip
 from harness.faults.fault import Fault
-from harness.faults.place import call_of
+from harness.faults.place import call_of, entry_of
 from harness.faults.seed import Patch
 
 VECTOR_FAULTS: Final = (
@@ -18,5 +18,19 @@ VECTOR_FAULTS: Final = (
         ),
         rows=("B3", "B6"),
         tests=("test_teardown.py::test_thousands_of_cycles_leave_no_irte_and_no_interrupt_number",),
+    ),
+    Fault(
+        name="vectors-leak-at-moves",
+        imitates="vectors leak when an interrupt leaves a CPU (a6c11c0a5235)",
+        seed=Patch(call_of("irq_matrix_free", within="free_moved_vector"), skip),
+        rows=("B4",),
+        tests=("test_affinity.py",),
+    ),
+    Fault(
+        name="request-gets-no-vector",
+        imitates="activation answered as success and not made (4c457e8cb75e)",
+        seed=Patch(entry_of("x86_vector_activate"), answer(0)),
+        rows=("B3", "B8"),
+        tests=("test_audit.py",),
     ),
 )

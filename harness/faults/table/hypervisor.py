@@ -1,0 +1,109 @@
+"""Faults of the vIRTE call's host side: the model of the hypervisor (docs/virte.md)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from harness.faults.fault import Fault
+from harness.faults.seed import Original, Replacement
+from harness.hypervisor.entry import Block, HostEntry, Route
+from harness.hypervisor.host import Blocked, Host
+from harness.hypervisor.partition import Partition
+from harness.hypervisor.rules import route_of
+from harness.spec.hypercall import CallStatus, EntryAnswer, EntryRequest
+
+
+def _handles_live_on(take_down: Original) -> Original:
+    def live_on(self: Partition, block: Block) -> None:
+        kept = {entry.handle: entry for entry in block.entries}
+        take_down(self, block)
+        self.host.entries.update(kept)
+
+    return live_on
+
+
+def _unmaps_nothing(unmap: Original) -> Original:
+    def nothing(self: Partition, request: EntryRequest) -> EntryAnswer:
+        self._held(request.handle)
+        return EntryAnswer(CallStatus.OK)
+
+    return nothing
+
+
+def _admits(entry_of: Original) -> Original:
+    def admit(self: Host, *arguments: object) -> tuple[HostEntry | None, Blocked | None]:
+        entry, reason = entry_of(self, *arguments)
+        return entry, None if reason is Blocked.WRONG_SOURCE else reason
+
+    return admit
+
+
+def _tears_down_first(retarget: Original) -> Original:
+    def tear_down(self: Partition, request: EntryRequest) -> EntryAnswer:
+        if entry := self.host.entries.get(request.handle):
+            entry.route = route_of(request)
+        answer: EntryAnswer = retarget(self, request)
+        return answer
+
+    return tear_down
+
+
+def _at_once(hand_out: Original) -> Original:
+    def at_once(self: Partition, block: Block, route: Route | None) -> None:
+        block.handed_out = True
+        block.entries[0].route = route
+
+    return at_once
+
+
+def _keeps_the_route(retarget: Original) -> Original:
+    def keep(self: Partition, request: EntryRequest) -> EntryAnswer:
+        return self._answer(self._held(request.handle))
+
+    return keep
+
+
+HYPERVISOR_FAULTS: Final = (
+    Fault(
+        name="host-keeps-dead-handles",
+        imitates="entries are not dead at once when they are freed (a2bad844a67b)",
+        seed=Replacement(Partition, "_take_down", _handles_live_on),
+        rows=("D4",),
+        tests=("test_virte_failures.py",),
+    ),
+    Fault(
+        name="host-unmaps-nothing",
+        imitates="a free that is answered and not carried out (shape, Hyper-V)",
+        seed=Replacement(Partition, "unmap", _unmaps_nothing),
+        rows=("D2", "D4"),
+        tests=("test_virte.py", "test_virte_failures.py"),
+    ),
+    Fault(
+        name="host-checks-no-origin",
+        imitates="a sender that is not verified (shape of a wrong source id)",
+        seed=Replacement(Host, "_entry_of", _admits),
+        rows=("D8",),
+        tests=("test_virte_failures.py",),
+    ),
+    Fault(
+        name="host-tears-the-old-route-down-first",
+        imitates="a retarget that fails after the old route was torn down (shape)",
+        seed=Replacement(Partition, "retarget", _tears_down_first),
+        rows=("D3",),
+        tests=("test_virte_failures.py",),
+    ),
+    Fault(
+        name="host-retargets-nothing",
+        imitates="a retarget that is answered and not carried out (shape)",
+        seed=Replacement(Partition, "retarget", _keeps_the_route),
+        rows=("D3",),
+        tests=("test_virte.py",),
+    ),
+    Fault(
+        name="host-hands-out-half-a-pair",
+        imitates="a pair given out before both halves of the host are ready (shape)",
+        seed=Replacement(Partition, "_hand_out", _at_once),
+        rows=("D6",),
+        tests=("test_virte.py",),
+    ),
+)
