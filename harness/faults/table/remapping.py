@@ -95,7 +95,7 @@ REMAPPING_FAULTS: Final = (
             immediate(0),
         ),
         rows=("B8", "G4"),
-        tests=("test_audit.py",),
+        tests=("test_live_entries.py", "test_audit.py"),
     ),
     Fault(
         name="irte-level-triggered",
@@ -104,7 +104,32 @@ REMAPPING_FAULTS: Final = (
             instruction(r"or byte ptr \[\w+ \+ 0x1[08]\], 8", within=PREPARE), immediate(0x18)
         ),
         rows=("B8", "G4"),
-        tests=("test_audit.py",),
+        tests=("test_live_entries.py", "test_audit.py"),
+    ),
+    Fault(
+        name="irte-without-redirection-hint",
+        imitates="an IRTE with fields of another kind of interrupt left in it (2454823e97a6)",
+        seed=Patch(instruction(r"or byte ptr \[\w+ \+ 0x1[08]\], 8", within=PREPARE), immediate(0)),
+        rows=("G4",),
+        tests=("test_live_entries.py",),
+    ),
+    Fault(
+        name="irte-with-faults-disabled",
+        imitates="an IRTE with fields of another kind of interrupt left in it (2454823e97a6)",
+        seed=Patch(
+            # The redirection hint, which is right, and FPD.
+            instruction(r"or byte ptr \[\w+ \+ 0x1[08]\], 8", within=PREPARE),
+            immediate(0x0A),
+        ),
+        rows=("G4",),
+        tests=("test_live_entries.py",),
+    ),
+    Fault(
+        name="irte-with-reserved-bits",
+        imitates="a field of an IRTE shifted to the wrong place (shape)",
+        seed=Patch(instruction(r"shl \w+, 2", within=PREPARE), immediate(4)),
+        rows=("B8", "G4"),
+        tests=("test_live_entries.py", "test_audit.py"),
     ),
     Fault(
         name="released-irte-stays-present",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from harness.faults.change import answer, skip
+from harness.faults.change import skip
 from harness.faults.fault import Fault
-from harness.faults.place import call_of, entry_of
+from harness.faults.place import call_of
 from harness.faults.seed import Patch
 
 VECTOR_FAULTS: Final = (
@@ -25,12 +25,5 @@ VECTOR_FAULTS: Final = (
         seed=Patch(call_of("irq_matrix_free", within="free_moved_vector"), skip),
         rows=("B4",),
         tests=("test_affinity.py",),
-    ),
-    Fault(
-        name="request-gets-no-vector",
-        imitates="activation answered as success and not made (4c457e8cb75e)",
-        seed=Patch(entry_of("x86_vector_activate"), answer(0)),
-        rows=("B3", "B8"),
-        tests=("test_audit.py",),
     ),
 )
