@@ -11,6 +11,7 @@ from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError
 from harness.pytest_plugin.options import selection
 from harness.report.capabilities import capability_rows
+from harness.testbed.aftermath import Leftover
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -21,6 +22,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         covered = selection(metafunc.config)
         cells = covered.cells(*_marked(metafunc.definition))
         device_spec(metafunc.definition)
+        leftovers(metafunc.definition)
         group = group_of(metafunc.definition)
     except HarnessError as error:
         raise pytest.Collector.CollectError(f"{metafunc.definition.nodeid}: {error}") from error
@@ -93,6 +95,16 @@ def group_of(node: pytest.Item) -> str | None:
     if scope not in kinds or (parent := node.getparent(kinds[scope])) is None:
         raise ConfigError(f"shared_vm({scope!r}): it is shared by a class or by a module")
     return parent.nodeid
+
+
+def leftovers(node: pytest.Item) -> frozenset[Leftover]:
+    """Return what a test says that it leaves behind on purpose."""
+    words = [word for marker in node.iter_markers("leaves") for word in marker.args]
+    try:
+        return frozenset(map(Leftover, words))
+    except ValueError as error:
+        known = ", ".join(Leftover)
+        raise ConfigError(f"leaves marker: {error}", hint=f"there are: {known}") from error
 
 
 def device_spec(node: pytest.Item) -> ImsFunctionSpec:

@@ -13,13 +13,14 @@ from harness.config.recipes import load_machines
 from harness.errors import HarnessError
 from harness.guest.control import Control
 from harness.guest.ssh import SshSession
-from harness.pytest_plugin.cells import device_spec, group_of
+from harness.pytest_plugin.cells import device_spec, group_of, leftovers
 from harness.pytest_plugin.faults import fault_sown
 from harness.pytest_plugin.options import provisioner_of, run_directory
 from harness.pytest_plugin.verdicts import DEVICE, EVIDENCE, PROVENANCE, VERDICT, VM, keep_evidence
 from harness.qemu.qmp import QmpSession
 from harness.report.run_store import MACHINES
 from harness.report.verdict import graver
+from harness.testbed.aftermath import Leftover
 from harness.testbed.lender import VmLender
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
@@ -49,7 +50,10 @@ def vm_cell(request: pytest.FixtureRequest) -> Cell:
 
 @pytest.fixture
 def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> Iterator[Vm]:
-    """A guest that answers, fresh from the snapshot of its boot. Its kernel log has to stay clean.
+    """A guest that answers, fresh from the snapshot of its boot.
+
+    After the test its kernel log is clean, and the IOMMU has recorded no fault. A shared guest that
+    did not stay so, or of a test that failed, is not lent again.
 
     ``@pytest.mark.shared_vm("module")`` keeps one for the tests of a module or a class, and
     ``@pytest.mark.cold_boot("nox2apic")`` boots for real, with words for the kernel.
@@ -58,6 +62,7 @@ def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> It
     with _lent(vm_lender, vm_cell, node) as vm, fault_sown(node, vm):
         node.stash[VM] = vm
         node.stash[PROVENANCE] = vm.provenance()
+        vm.leaves = leftovers(node)
         yield vm
         try:
             vm.machine.vitals.check()
@@ -73,6 +78,8 @@ def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> It
         finally:
             # From here on the machine cannot be asked any more.
             del node.stash[VM]
+            if _failed(node) or vm.has_faults:
+                vm_lender.retire(vm)
 
 
 def _lent(lender: VmLender, cell: Cell, node: pytest.Item) -> contextlib.AbstractContextManager[Vm]:
@@ -111,8 +118,22 @@ def observer(vm: Vm) -> Observer:
 def ims_device(vm: Vm, request: pytest.FixtureRequest) -> Iterator[PluggedFunction]:
     """The IMS function, freshly plugged in and bound to its driver.
 
-    ``@pytest.mark.device(ims_mapped=True, msix_vectors=64)`` chooses what it is made of.
+    ``@pytest.mark.device(ims_mapped=True, msix_vectors=64)`` chooses what it is made of. After the
+    test nothing may be left of it, but for what ``@pytest.mark.leaves("events")`` names.
     """
-    with vm.ims_function(device_spec(request.node)) as plugged:
-        request.node.stash[DEVICE] = plugged
-        yield plugged
+    node = request.node
+    try:
+        with vm.ims_function(device_spec(node)) as plugged:
+            node.stash[DEVICE] = plugged
+            yield plugged
+            if _failed(node):  # what is left follows from that
+                vm.leaves = frozenset(Leftover)
+    except HarnessError:
+        if EVIDENCE not in node.stash:
+            keep_evidence(node)
+        raise
+
+
+def _failed(node: pytest.Item) -> bool:
+    """Whether something was wrong with a test so far."""
+    return EVIDENCE in node.stash

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sysconfig
 import traceback
 from pathlib import Path
@@ -25,6 +26,9 @@ def verdict_of(error: BaseException, *, about_guest: bool) -> Verdict:
     """
     if isinstance(error, HarnessError):
         return error.verdict
+    if isinstance(error, BaseExceptionGroup):  # of several fixtures, at a test's end
+        verdicts = [verdict_of(item, about_guest=about_guest) for item in error.exceptions]
+        return functools.reduce(graver, verdicts)
     if type(error).__name__ == "Failed":  # pytest's own, which need not be installed
         if str(error).startswith("Timeout"):
             # pytest-timeout, the last line of defence: nothing tells what was waited for.

@@ -93,6 +93,11 @@ class VmLender:
         self._shared = (group, cell, vm)
         return vm
 
+    def retire(self, vm: Vm) -> None:
+        """Lend a guest no more: what is wrong with it is the news of one test, not of the next."""
+        if self._shared is not None and self._shared[2] is vm:
+            self._end_shared()
+
     def _end_shared(self) -> None:
         self._shared = None
         self._held.close()

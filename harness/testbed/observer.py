@@ -10,6 +10,7 @@ from harness.qemu.machine import Machine
 from harness.qemu.memory import GuestRam
 from harness.qemu.trace import TrappedAccesses
 from harness.remapping.unit import RemappingTable, UnitState, read_unit
+from harness.spec.vtd import FaultStatus, Register
 from harness.testbed.invalidation_oracle import InvalidationOracle
 from harness.testbed.unit_watch import EVENTS, UnitWatch
 
@@ -36,6 +37,15 @@ class Observer:
         if self._machine.spec.iommu is None:
             return None
         return read_unit(self._machine.registers(IOMMU_BASE))
+
+    def fault_status(self) -> FaultStatus:
+        """Return what the VT-d unit has recorded; nothing when the machine has none.
+
+        One look at one register: PPF says whether any fault record is pending.
+        """
+        if self._machine.spec.iommu is None:
+            return FaultStatus()
+        return FaultStatus.unpack(self._machine.registers(IOMMU_BASE).read32(Register.FSTS))
 
     def unit_watch(self) -> UnitWatch | None:
         """Return what follows the unit from now on, for other threads; None without a unit."""

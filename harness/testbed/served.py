@@ -123,6 +123,11 @@ class ServedFunction(Generic[Model]):
 
     # IRTEs.
 
+    @property
+    def is_remapped(self) -> bool:
+        """Whether messages of the function go through a remapping table now."""
+        return self.place.watch is not None and self.place.watch.state().remapping_enabled
+
     def unit(self) -> UnitState:
         """Return the state of the remapping unit in front of the function.
 

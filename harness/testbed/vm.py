@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Final
 
 from harness.build.provision import Guest
@@ -27,6 +27,7 @@ from harness.qemu.command import MachineSpec
 from harness.qemu.launch import Boot, running_machine
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Machine, State
 from harness.spec.vtd import FaultReason, FaultRecord
+from harness.testbed.aftermath import Leftover, check_gone, check_settled, queue_errors
 from harness.testbed.evidence import keep
 from harness.testbed.observer import Observer
 from harness.testbed.plugged import PluggedFunction
@@ -69,6 +70,8 @@ class Vm:
         self._plugged = 0
         self.doors: list[VirteFunction] = []
         """The functions of the vIRTE call that are plugged in."""
+        self.leaves: Collection[Leftover] = ()
+        """What the present test may leave behind; see :mod:`harness.testbed.aftermath`."""
         self._expected: set[tuple[int, int | None]] = set()
         self._identity: Identity | None = None
         self._starting_ssh = threading.Lock()
@@ -134,18 +137,19 @@ class Vm:
         return complaints(self.kernel_log())
 
     def check_kernel_log(self) -> None:
-        """Look for what a sound kernel does not log, and for faults that it left in the IOMMU.
+        """Look for what a sound kernel does not log, and for what the IOMMU has recorded.
 
         :raises CheckFailed: there is some; each is named.
         """
         found = [str(item) for item in self.kernel_findings() if not self._is_expected(item.fault)]
-        if unit := self.observer.unit():
+        status = self.observer.fault_status()
+        recorded: list[object] = list(queue_errors(status))
+        if status.overflow and not self._expected:
+            recorded.append("more faults than it has records for (PFO)")
+        if status.pending and (unit := self.observer.unit()):
             # Some kernels take no fault interrupt without DMA translation, and then log nothing.
-            found += [
-                f"recorded by the IOMMU: {fault}"
-                for fault in unit.faults
-                if not self._is_expected(fault)
-            ]
+            recorded += [fault for fault in unit.faults if not self._is_expected(fault)]
+        found += [f"recorded by the IOMMU: {item}" for item in recorded]
         if found:
             raise CheckFailed("the guest's kernel log is not clean", evidence="\n".join(found))
 
@@ -171,6 +175,11 @@ class Vm:
 
     def _is_expected(self, fault: DmarFault | FaultRecord | None) -> bool:
         return fault is not None and _place(fault) in self._expected
+
+    @property
+    def has_faults(self) -> bool:
+        """Whether a test provoked a fault: its record may stay for good."""
+        return bool(self._expected)
 
     @property
     def free_ports(self) -> int:
@@ -203,9 +212,11 @@ class Vm:
     def ims_function(self, spec: ImsFunctionSpec | None = None) -> Iterator[PluggedFunction]:
         """Hold an IMS function, plugged into the running guest and bound to its driver.
 
-        At exit the driver is unbound.
+        At exit the driver is unbound, and nothing may be left: see
+        :mod:`harness.testbed.aftermath`.
 
         :raises HarnessError: as :meth:`plugged`.
+        :raises CheckFailed: something is left.
         """
         with self.plugged(ImsFunction(spec)) as served:
             plugged = PluggedFunction(served, self.control)
@@ -214,12 +225,24 @@ class Vm:
             plugged.wait_bound()
             try:
                 yield plugged
+                if self._is_up:
+                    # What the vIRTE call routes is in no table that the audit knows.
+                    by_call = {Leftover.AUDIT} if self.doors else set[Leftover]()
+                    check_settled(plugged, by_call.union(self.leaves))
             except BaseException:
                 plugged.dump()
                 raise
             finally:
-                if self.machine.vitals.error is None:
+                if self._is_up:
                     _unbind(plugged)
+            if self._is_up:
+                check_gone(plugged, self.leaves)
+                if Leftover.STALE not in self.leaves:
+                    self.observer.check_invalidations()
+
+    @property
+    def _is_up(self) -> bool:
+        return self.machine.vitals.error is None and self.machine.state is State.READY
 
     def _judge(self) -> None:
         # An operation of the guest has returned.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import sys
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -11,10 +9,8 @@ import pytest
 
 from harness.cli.main import main
 from harness.errors import Verdict
-from harness.host.deadline import Deadline
-from harness.host.process import run
 from harness.report.outcome import Outcome
-from harness.report.run_store import kept_runs
+from tests.guest.inner_run import InnerRun, run_tests
 
 # One worker runs the failing tests, once.
 pytestmark = pytest.mark.xdist_group("evidence")
@@ -63,30 +59,15 @@ def test_passes(vm):
 
 
 @pytest.fixture(scope="module")
-def failing_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """Run tests that fail in every way; return the results directory and what pytest printed."""
-    directory = tmp_path_factory.mktemp("failing")
-    (directory / "test_failing.py").write_text(FAILING)
-    command = [
-        *(sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-p", "no:xdist"),
-        *("--kernel", "debian-6.12", "--machine", "remapping-only"),
-        *("--rootdir", str(directory), "--results", "results", "--junit-xml", "results/junit.xml"),
-        str(directory),
-    ]
-    # A worker's own environment would make the inner pytest believe that it is one, too.
-    inherited = [name for name in os.environ if name.startswith("PYTEST_")]
-    env = ["env", *(f"--unset={name}" for name in inherited)]
-    result = run(
-        [*env, *command], deadline=Deadline(240, "the failing tests"), cwd=directory, check=False
-    )
-    return directory / "results", result.stdout
+def failing_run(tmp_path_factory: pytest.TempPathFactory) -> InnerRun:
+    """Run tests that fail in every way."""
+    return run_tests(tmp_path_factory.mktemp("failing"), FAILING)
 
 
 @pytest.fixture
-def outcomes(failing_run: tuple[Path, str]) -> dict[str, Outcome]:
+def outcomes(failing_run: InnerRun) -> dict[str, Outcome]:
     """Return test name to outcome."""
-    (kept,) = kept_runs(failing_run[0])
-    return {item.function.partition("::")[2]: item for item in kept.outcomes}
+    return failing_run.outcomes()
 
 
 @pytest.mark.parametrize(
@@ -109,10 +90,9 @@ def test_each_way_to_fail_has_its_own_verdict(
 
 
 def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
-    failing_run: tuple[Path, str],
+    failing_run: InnerRun,
 ) -> None:
-    results, printed = failing_run
-    (evidence,) = results.glob("runs/*/failed/*test_kernel_debian*")
+    (evidence,) = failing_run.results.glob("runs/*/failed/*test_kernel_debian*")
     kept = {path.name for path in evidence.iterdir()}
     assert kept >= {
         "boot.log",
@@ -130,7 +110,10 @@ def test_a_failure_leaves_its_evidence_and_a_line_to_paste(
     assert "IMS" in (evidence / "stores-0.txt").read_text()
     assert "answered by CPU" in (evidence / "events-0.txt").read_text()
     assert_is_merged((evidence / "timeline.txt").read_text())
-    assert "reproduce: pytest 'test_failing.py::test_kernel[debian-6.12-remapping-only]'" in printed
+    assert (
+        "reproduce: pytest 'test_failing.py::test_kernel[debian-6.12-remapping-only]'"
+        in failing_run.printed
+    )
 
 
 def assert_is_merged(timeline: str) -> None:
@@ -151,9 +134,9 @@ def assert_is_merged(timeline: str) -> None:
 
 
 def test_the_junit_report_has_the_verdict_and_leads_to_the_evidence(
-    failing_run: tuple[Path, str], outcomes: dict[str, Outcome]
+    failing_run: InnerRun, outcomes: dict[str, Outcome]
 ) -> None:
-    cases = list(ET.parse(failing_run[0] / "junit.xml").getroot().iter("testcase"))
+    cases = list(ET.parse(failing_run.results / "junit.xml").getroot().iter("testcase"))
     assert len(cases) == len(outcomes)
     for case in cases:
         known = {item.get("name"): item.get("value") or "" for item in case.iter("property")}
@@ -166,9 +149,9 @@ def test_the_junit_report_has_the_verdict_and_leads_to_the_evidence(
             assert known["reproduce"].startswith(f"pytest 'test_failing.py::{test}[")
 
 
-def test_a_panic_is_reported_as_a_panic_with_its_console(failing_run: tuple[Path, str]) -> None:
-    assert "sysrq triggered crash" in failing_run[1]
-    assert "GuestPanic" in failing_run[1]
+def test_a_panic_is_reported_as_a_panic_with_its_console(failing_run: InnerRun) -> None:
+    assert "sysrq triggered crash" in failing_run.printed
+    assert "GuestPanic" in failing_run.printed
 
 
 # The command's exit status.

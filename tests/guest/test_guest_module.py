@@ -63,6 +63,7 @@ def deaf(ims_device: PluggedFunction) -> PluggedFunction:
     return ims_device
 
 
+@pytest.mark.leaves("events")  # an interrupt of a function that is not set up
 def test_a_wait_of_no_time_looks_once(deaf: PluggedFunction) -> None:
     with pytest.raises(ControlError) as expired:
         deaf.control.fire(Store.IMS, timeout_ms=0)

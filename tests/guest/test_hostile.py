@@ -63,6 +63,7 @@ def raise_message(
 
 
 @pytest.mark.kernel("debian-6.12")
+@pytest.mark.leaves("audit")  # entries with nonsense
 def test_accesses_of_every_size_and_offset_are_counted_and_survived(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
@@ -115,6 +116,7 @@ def test_a_work_queue_over_nothing_stops_with_an_error(
         vm.host.kernel_log(clear=True)
 
 
+@pytest.mark.leaves("audit")  # the entry that it went through
 def test_a_message_that_is_none_reaches_no_cpu(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_message_that_is_none_reaches_no_cpu(
     assert "0x25" in raise_message(vm, ims_device, bars, 0xFEE0_0000, 0x31).reason
 
 
+@pytest.mark.leaves("audit")  # the entry that it went through
 def test_a_message_to_memory_is_a_write_like_any_other(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:

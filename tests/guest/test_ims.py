@@ -74,6 +74,7 @@ def test_a_masked_entry_is_held_and_delivered_once_on_unmask(
 
 
 @pytest.mark.capability("A4")
+@pytest.mark.leaves("events")  # the one that waits behind the mask
 def test_a_freed_entry_holds_the_null_message_and_interrupts_nobody(
     ims_device: PluggedFunction,
 ) -> None:
