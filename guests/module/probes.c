@@ -10,6 +10,7 @@
 #include <linux/irqdomain.h>
 #include <linux/msi.h>
 #include <linux/pci.h>
+#include <linux/syscore_ops.h>
 
 #include "imstest_regs.h"
 
@@ -117,6 +118,14 @@ static void __maybe_unused probe(struct irq_domain *domain)
 static bool __maybe_unused probe(struct irq_domain *domain)
 {
 	return domain->bus_token == DOMAIN_BUS_DMAR || domain->bus_token == DOMAIN_BUS_AMDVI;
+}
+
+#elif defined(PROBE_SYSCORE_DATA)
+
+/* In v7.0: the callbacks are const, and are told whose they are. */
+static void __maybe_unused probe(struct syscore *syscore)
+{
+	register_syscore(syscore);
 }
 
 #else

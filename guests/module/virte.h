@@ -7,6 +7,8 @@
  * virte_domain.c	the IRQ domain in the place of the remapping domain
  * virte_msi.c		the domain that devices are given: that one, or one on it
  * virte_doorbell.c	the way of a device's messages where the guest translates DMA
+ * virte_storm.c		quenched interrupts, found and revived
+ * virte_shutdown.c	the way back before another kernel starts
  */
 
 #ifndef VIRTE_H
@@ -14,8 +16,11 @@
 
 #include <linux/irqdomain.h>
 #include <linux/list.h>
+#include <linux/mutex.h>
+#include <linux/msi.h>
 #include <linux/pci.h>
 #include <linux/spinlock.h>
+#include <linux/workqueue.h>
 
 #include "virte_regs.h"
 
@@ -29,6 +34,9 @@
  * @domain:	the IRQ domain
  * @msi_fwnode:	name of @msi_domain, where that is one of its own
  * @msi_domain:	what devices have for their MSI domain
+ * @blocks_lock:	orders @blocks
+ * @blocks:	what has been allocated in @domain
+ * @revival:	looks for quenched interrupts
  * @adopted:	devices that have @msi_domain
  */
 struct virte {
@@ -40,12 +48,53 @@ struct virte {
 	struct irq_domain *domain;
 	struct fwnode_handle *msi_fwnode;
 	struct irq_domain *msi_domain;
+	struct mutex blocks_lock;
+	struct list_head blocks;
+	struct delayed_work revival;
 	struct list_head adopted;
+};
+
+/**
+ * struct virte_irq - what one Linux interrupt of a block needs
+ * @late:	a move was refused: the vector domain is ahead of the route
+ * @next_cpu:	where the vector domain wants it meanwhile
+ */
+struct virte_irq {
+	bool late;
+	unsigned int next_cpu;
+};
+
+/**
+ * struct virte_block - the interrupts that one MAP is for
+ * @node:	in virte.blocks
+ * @virte:	the function
+ * @pdev:	the device whose interrupts they are
+ * @lock:	orders calls about the block
+ * @source:	what MAP says of it, without a route
+ * @virq:	its first Linux interrupt
+ * @held:	Linux interrupts that are not freed
+ * @mapped:	@message and @handle are the hypervisor's
+ * @handle:	of the first interrupt; the others follow
+ * @message:	of the first interrupt; null while not mapped
+ * @irqs:	by number in the block
+ */
+struct virte_block {
+	struct list_head node;
+	struct virte *virte;
+	struct pci_dev *pdev;
+	raw_spinlock_t lock;
+	struct virte_entry_request source;
+	unsigned int virq;
+	unsigned int held;
+	bool mapped;
+	u32 handle;
+	struct msi_msg message;
+	struct virte_irq irqs[];
 };
 
 /* virte_call.c */
 void virte_call_init(struct virte *virte);
-int virte_call_negotiate(struct virte *virte, u32 features);
+int virte_call_negotiate(struct virte *virte, u32 needed, u32 wanted);
 int virte_call_release(struct virte *virte);
 int virte_call(struct virte *virte, u16 operation, const struct virte_entry_request *requests,
 	       struct virte_entry_answer *answers, unsigned int count);
@@ -64,7 +113,17 @@ bool virte_doorbell_wanted(struct pci_dev *pdev);
 int virte_doorbell_map(struct virte *virte, struct pci_dev *pdev, u64 address);
 void virte_doorbell_unmap(struct virte *virte, struct pci_dev *pdev);
 
+/* virte_storm.c */
+void virte_storm_init(struct virte *virte);
+void virte_storm_exit(struct virte *virte);
+void virte_storm_notice(struct virte *virte);
+
+/* virte_shutdown.c */
+void virte_shutdown_init(void);
+void virte_shutdown_exit(void);
+
 /* virte_main.c */
+void virte_leave(void);
 int virte_init(void);
 void virte_exit(void);
 

@@ -60,6 +60,8 @@ static u32 carry_out(struct virte *virte, const struct virte_call_request *call,
 	for (i = 0; i < count; i++)
 		memcpy_fromio(&answers[i], &frame->entries[i].answer, sizeof(*answers));
 	raw_spin_unlock_irqrestore(&virte->frame_locks[number], flags);
+	if (le32_to_cpu(called->notices) & VIRTE_NOTICE_QUENCHED)
+		virte_storm_notice(virte);
 	return status;
 }
 
@@ -108,23 +110,24 @@ void virte_call_init(struct virte *virte)
 /**
  * virte_call_negotiate() - ask for the new scheme
  * @virte:	the function
- * @features:	VIRTE_FEATURE_*, all of which are needed
+ * @needed:	VIRTE_FEATURE_*, all of which must be granted
+ * @wanted:	those that would be good to have besides
  *
  * Return: 0 when it is in force, -EOPNOTSUPP when less was granted (and given
  * back), or the errno of the status.
  */
-int virte_call_negotiate(struct virte *virte, u32 features)
+int virte_call_negotiate(struct virte *virte, u32 needed, u32 wanted)
 {
 	struct virte_call_request call = {
 		.operation	= cpu_to_le16(VIRTE_OPERATION_NEGOTIATE),
 		.version	= cpu_to_le32(VIRTE_VERSION_1_0),
-		.features	= cpu_to_le32(features),
+		.features	= cpu_to_le32(needed | wanted),
 	};
 	struct virte_call_answer called;
 	int ret;
 
 	ret = call_until_ready(virte, &call, &called, NULL, NULL);
-	if (ret || le32_to_cpu(called.features) == features)
+	if (ret || (le32_to_cpu(called.features) & needed) == needed)
 		return ret;
 	virte_call_release(virte);
 	return -EOPNOTSUPP;

@@ -22,42 +22,6 @@
 #include "imstest.h"
 #include "virte.h"
 
-/**
- * struct virte_irq - what one Linux interrupt of a block needs
- * @late:	a move was refused: the vector domain is ahead of the route
- * @next_cpu:	where the vector domain wants it meanwhile
- */
-struct virte_irq {
-	bool late;
-	unsigned int next_cpu;
-};
-
-/**
- * struct virte_block - the interrupts that one MAP is for
- * @virte:	the function
- * @pdev:	the device whose interrupts they are
- * @lock:	orders calls about the block
- * @source:	what MAP says of it, without a route
- * @virq:	its first Linux interrupt
- * @held:	Linux interrupts that are not freed
- * @mapped:	@message and @handle are the hypervisor's
- * @handle:	of the first interrupt; the others follow
- * @message:	of the first interrupt; null while not mapped
- * @irqs:	by number in the block
- */
-struct virte_block {
-	struct virte *virte;
-	struct pci_dev *pdev;
-	raw_spinlock_t lock;
-	struct virte_entry_request source;
-	unsigned int virq;
-	unsigned int held;
-	bool mapped;
-	u32 handle;
-	struct msi_msg message;
-	struct virte_irq irqs[];
-};
-
 static const struct virte_entry_request parked = { .flags = VIRTE_ENTRY_PARKED };
 
 /* Where the vector domain sends the interrupt now. */
@@ -288,6 +252,10 @@ static int block_make(struct irq_domain *domain, const struct virte_entry_reques
 		irq_set_status_flags(virq + i, IRQ_MOVE_PCNTXT);
 #endif
 	}
+
+	mutex_lock(&block->virte->blocks_lock);
+	list_add_tail(&block->node, &block->virte->blocks);
+	mutex_unlock(&block->virte->blocks_lock);
 	return 0;
 }
 
@@ -296,6 +264,9 @@ static void block_drop(struct virte_block *block)
 {
 	if (--block->held)
 		return;
+	mutex_lock(&block->virte->blocks_lock);
+	list_del(&block->node);
+	mutex_unlock(&block->virte->blocks_lock);
 	if (block->mapped)
 		block_unmap(block);
 	kfree(block);

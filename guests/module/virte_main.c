@@ -16,7 +16,8 @@
 #include "imstest.h"
 #include "virte.h"
 
-#define FEATURES (VIRTE_FEATURE_MSI | VIRTE_FEATURE_MSIX | VIRTE_FEATURE_IMS)
+#define FEATURES_NEEDED	(VIRTE_FEATURE_MSI | VIRTE_FEATURE_MSIX | VIRTE_FEATURE_IMS)
+#define FEATURES_WANTED	VIRTE_FEATURE_QUENCH
 
 /**
  * struct virte_adopted - one device of the new scheme
@@ -99,6 +100,20 @@ static void virte_disown(struct virte *virte)
 	}
 }
 
+/**
+ * virte_leave() - return to the old scheme as the kernel ends
+ *
+ * What devices still send is blocked from here on.
+ */
+void virte_leave(void)
+{
+	mutex_lock(&virte_lock);
+	if (virte_in_force)
+		virte_call_release(virte_in_force);
+	virte_in_force = NULL;
+	mutex_unlock(&virte_lock);
+}
+
 static int virte_switch(struct virte *virte)
 {
 	int ret;
@@ -109,7 +124,7 @@ static int virte_switch(struct virte *virte)
 	ret = virte_msi_init(virte);
 	if (ret)
 		return ret;
-	ret = virte_call_negotiate(virte, FEATURES);
+	ret = virte_call_negotiate(virte, FEATURES_NEEDED, FEATURES_WANTED);
 	if (ret) {
 		pci_info(virte->pdev, "the hypervisor does not grant the call: %d\n", ret);
 		return ret;
@@ -137,6 +152,7 @@ static int virte_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 	virte->pdev = pdev;
 	INIT_LIST_HEAD(&virte->adopted);
 	virte_call_init(virte);
+	virte_storm_init(virte);
 
 	ret = pcim_enable_device(pdev);
 	if (ret)
@@ -153,6 +169,7 @@ static int virte_probe(struct pci_dev *pdev, const struct pci_device_id *id)
 
 	ret = virte_switch(virte);
 	if (ret) {
+		virte_storm_exit(virte);
 		virte_msi_exit(virte);
 		virte_domain_exit(virte);
 		pci_clear_master(pdev);
@@ -166,6 +183,7 @@ static void virte_remove(struct pci_dev *pdev)
 
 	virte_disown(virte);
 	virte_call_release(virte);
+	virte_storm_exit(virte);
 	virte_msi_exit(virte);
 	virte_domain_exit(virte);
 	pci_clear_master(pdev);
@@ -196,9 +214,12 @@ int virte_init(void)
 	if (ret)
 		return ret;
 	ret = pci_register_driver(&virte_driver);
-	if (ret)
+	if (ret) {
 		bus_unregister_notifier(&pci_bus_type, &virte_bus_notifier);
-	return ret;
+		return ret;
+	}
+	virte_shutdown_init();
+	return 0;
 }
 
 /**
@@ -206,6 +227,7 @@ int virte_init(void)
  */
 void virte_exit(void)
 {
+	virte_shutdown_exit();
 	pci_unregister_driver(&virte_driver);
 	bus_unregister_notifier(&pci_bus_type, &virte_bus_notifier);
 }

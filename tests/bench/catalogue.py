@@ -17,6 +17,7 @@ from tests.bench.fresh import (
     private_mb_per_vm,
 )
 from tests.bench.hostile import hostile_messages
+from tests.bench.hypercall import cost
 from tests.bench.interrupts import irqs_per_second
 from tests.bench.metrics import Goal, Metric, Summary
 from tests.bench.suite import suite_s
@@ -110,6 +111,34 @@ METRICS: Final = (
         )
         for in_flight, suffix, how in ((1, "", "one in flight"), (4, "_4", "one on each of 4"))
         for store, other in ((Store.IMS, Store.MSIX), (Store.MSIX, Store.IMS))
+    ),
+    Metric(
+        name="batch_map_2048_s",
+        unit="s",
+        measure=cost(lambda costs: costs.batch_seconds),
+        against="2048 IMS entries allocated over the call, by the guest's clock",
+        goal=Goal(0.3),
+    ),
+    Metric(
+        name="map_traps_per_64",
+        unit="accesses",
+        measure=cost(lambda costs: costs.map_traps),
+        against="what of that is trapped, for each 64 entries",
+        goal=Goal(4),
+    ),
+    Metric(
+        name="retarget_traps",
+        unit="accesses",
+        measure=cost(lambda costs: costs.retarget_traps),
+        against="what is trapped of a move over the call",
+        goal=Goal(2),
+    ),
+    Metric(
+        name="hypercall_irq_rate_ratio",
+        unit="x",
+        measure=cost(lambda costs: costs.rate_ratios),
+        against="IMS interrupts over the call, by remapped ones, in turn in one guest",
+        goal=Goal(0.9, at_least=True),
     ),
     Metric(
         name="trap_cost",

@@ -16,7 +16,9 @@ from harness.spec.hypercall import (
     EntryFlag,
     EntryRequest,
     Feature,
+    HandleState,
     Operation,
+    Status,
 )
 from harness.spec.interrupt import Store
 
@@ -41,9 +43,12 @@ def expected(name: str) -> int:
         ("STORE_", Store),
         ("FEATURE_", Feature),
         ("ENTRY_", EntryFlag),
+        ("STATE_", HandleState),
     ):
         if name.startswith(prefix):
             return int(names[name.removeprefix(prefix)])
+    if name == "NOTICE_QUENCHED":
+        return Status(quenched=True).value
     if name in regs.Register.__members__ and name != "FRAMES":
         return int(regs.Register[name])
     return int(getattr(regs, name))

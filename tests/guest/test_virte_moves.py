@@ -1,0 +1,65 @@
+"""Interrupts move over the vIRTE call while they are raised: none is lost, none is doubled."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.host.deadline import Deadline
+from harness.spec.interrupt import Store
+from harness.testbed.plugged import STORES, PluggedFunction
+from harness.testbed.vm import Vm
+from tests.guest.support import Virte, deliver
+
+pytestmark = pytest.mark.shared_vm("module")
+by_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
+
+VECTORS = 4
+INTERRUPTS = 1000
+
+
+@pytest.mark.capability("D3")
+@by_store
+def test_interrupts_in_flight_survive_moves(
+    virte: Virte, device: PluggedFunction, store: Store
+) -> None:
+    device.set_up(store, VECTORS)
+    pairs = [device.message(store, index) for index in range(VECTORS)]
+    deadline = Deadline(60, f"{INTERRUPTS} interrupts under moves")
+    burst = device.model.burst(store, range(VECTORS), INTERRUPTS)
+    cpu = moves = 0
+    while not burst.over and not deadline.expired:
+        cpu = 1 - cpu
+        device.control.move(store, cpu, count=VECTORS)
+        moves += 1
+    burst.wait(deadline)
+    assert moves > 2
+    found = device.control.interrupts(store)
+    assert sum(sum(item.counts) for item in found) == INTERRUPTS
+    assert [item.index for item in found if not min(item.counts)] == []
+    device.model.ledger.assert_quiet()
+    assert virte.model.partition.host.blocked.total() == 0
+    assert [device.message(store, index) for index in range(VECTORS)] == pairs
+
+
+@pytest.mark.capability("D3", "B3")
+def test_a_cpu_that_goes_takes_no_interrupt_along(
+    vm: Vm, virte: Virte, device: PluggedFunction
+) -> None:
+    for store in (Store.MSIX, Store.IMS):
+        device.set_up(store, VECTORS)
+        for index in range(VECTORS):
+            device.move(store, 1, index)
+    burst = device.model.burst(Store.IMS, range(VECTORS), INTERRUPTS)
+    vm.control.set_cpu(1, online=False)
+    try:
+        burst.wait(Deadline(60, f"{INTERRUPTS} interrupts while a CPU goes"))
+        for store in (Store.MSIX, Store.IMS):
+            for index in range(VECTORS):
+                deadline = Deadline(10, f"{store.name} {index} on the CPU that stays")
+                assert device.model.raise_and_wait(store, index, deadline).cpu == 0
+        device.model.ledger.assert_quiet()
+        assert virte.model.partition.host.blocked.total() == 0
+    finally:
+        vm.control.set_cpu(1, online=True)
+    device.move(Store.IMS, 1)
+    deliver(device, Store.IMS, 0)

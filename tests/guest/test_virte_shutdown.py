@@ -1,0 +1,51 @@
+"""Row D1: a kernel that ends returns to the old scheme, whatever is started after it."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+
+import pytest
+
+from harness.build.provision import Provisioner
+from harness.config.matrix import Cell
+from harness.config.recipes import load_machines
+from harness.devices.virte_function.function import VirteFunction
+from harness.errors import GuestLost
+from harness.host.deadline import Deadline, wait_until
+from harness.host.workspace import make_workspace
+from harness.hypervisor.host import Host
+from harness.spec.hypercall import CallStatus, Operation
+from harness.spec.interrupt import Store
+from harness.testbed.vm import running_vm
+from tests.guest.support import deliver
+
+
+# The kernel's way to tell of its end has changed between these two.
+@pytest.mark.kernel("debian-6.12", "debian-backports")
+@pytest.mark.machine("remapping-only")
+@pytest.mark.capability("D1")
+def test_a_kernel_that_ends_releases_the_call_after_its_drivers(
+    provisioner: Provisioner, vm_cell: Cell, tmp_path: Path
+) -> None:
+    guest = provisioner.guest(provisioner.recipes.kernels[vm_cell.kernel])
+    machine = dataclasses.replace(load_machines()[vm_cell.machine], root_ports=2)
+    function = VirteFunction(Host(64, time.monotonic))
+    with (
+        running_vm(guest, provisioner.qemu(), machine, make_workspace(tmp_path, "machine")) as vm,
+        vm.plugged(function),
+    ):
+        deadline = Deadline(20, "the guest's negotiation")
+        wait_until(lambda: function.partition.negotiated, deadline)
+        with vm.ims_function() as device:
+            device.set_up(Store.MSIX, 2)
+            device.set_up(Store.IMS, 2)
+            deliver(device, Store.IMS, 0, 1)
+            before = len(function.calls)
+            with pytest.raises(GuestLost, match="guest-reset"):
+                vm.ssh.run("reboot -f; sleep 60", deadline=Deadline(30, "the reboot"))
+        calls = list(function.calls)[before:]
+        assert [call.request.operation for call in calls].count(Operation.UNMAP) == 4
+        assert calls[-1].request.operation == Operation.RELEASE
+        assert {call.answer.status for call in calls} == {CallStatus.OK}
