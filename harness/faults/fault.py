@@ -16,7 +16,7 @@ class Fault:
     """What went wrong in a kernel or a hypervisor; with the commit of the fix, if there is one."""
     seed: Seed
     rows: tuple[str, ...]
-    """Rows of the capability table: a test that claims one of them should go red."""
+    """Rows of the capability table: a test of one should go red. Those of the first run first."""
     tests: tuple[str, ...]
     """Tests that should see it, the quickest first: files in tests/guest, or tests in them."""
     machine: str = "caching"

@@ -14,7 +14,7 @@ PCI_MSI_FAULTS: Final = (
         name="msix-mask-is-not-written",
         imitates="vectors left unmasked (83dbf898a2d4)",
         seed=Patch(entry_of("pci_irq_mask_msix", "pci_msi_mask_irq"), skip),
-        rows=("A2",),
+        rows=("A2", "G2"),
         tests=("test_msix.py",),
     ),
     Fault(

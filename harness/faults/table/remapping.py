@@ -94,7 +94,7 @@ REMAPPING_FAULTS: Final = (
             ),
             immediate(0),
         ),
-        rows=("B8", "G4"),
+        rows=("G4", "B8"),
         tests=("test_live_entries.py", "test_audit.py"),
     ),
     Fault(
@@ -103,7 +103,7 @@ REMAPPING_FAULTS: Final = (
         seed=Patch(
             instruction(r"or byte ptr \[\w+ \+ 0x1[08]\], 8", within=PREPARE), immediate(0x18)
         ),
-        rows=("B8", "G4"),
+        rows=("G4", "B8"),
         tests=("test_live_entries.py", "test_audit.py"),
     ),
     Fault(
@@ -128,7 +128,7 @@ REMAPPING_FAULTS: Final = (
         name="irte-with-reserved-bits",
         imitates="a field of an IRTE shifted to the wrong place (shape)",
         seed=Patch(instruction(r"shl \w+, 2", within=PREPARE), immediate(4)),
-        rows=("B8", "G4"),
+        rows=("G4", "B8"),
         tests=("test_live_entries.py", "test_audit.py"),
     ),
     Fault(
