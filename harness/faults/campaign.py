@@ -2,7 +2,7 @@
 
 The tests are run as they are at any time, with one option more (``pytest --fault NAME``): same
 fixtures, same checks, same verdicts. The first red one ends a fault's run. It is then run without
-the fault at once: only what is green there was red because of the fault.
+the fault, once in a campaign: only what is green there was red because of the fault.
 """
 
 from __future__ import annotations
@@ -45,6 +45,8 @@ class Campaign:
     progress: Progress
     directory: Path = FAULT_RUNS
     tests: Path = TESTS
+    _green: dict[tuple[str, str], bool] = dataclasses.field(default_factory=dict)
+    """By kernel and test: whether it is green without a fault."""
 
     def findings(self) -> Iterator[Finding]:
         """Seed each fault into each kernel, and say what became of it as soon as that is known.
@@ -62,8 +64,11 @@ class Campaign:
         found = judge(fault, kernel, self._run(fault, kernel, [*first, *tests]))
         if found.fate not in (Fate.CAUGHT, Fate.ELSEWHERE):
             return found
-        without = self._run(fault, kernel, [self._red(fault, found)], clean=True)
-        if [outcome.verdict for outcome in without] == [Verdict.PASS]:
+        if (kernel, found.test) not in self._green:
+            without = self._run(fault, kernel, [self._red(fault, found)], clean=True)
+            verdicts = [outcome.verdict for outcome in without]
+            self._green[kernel, found.test] = verdicts == [Verdict.PASS]
+        if self._green[kernel, found.test]:
             return found
         return dataclasses.replace(found, fate=Fate.MISJUDGED, reason="red without it as well")
 

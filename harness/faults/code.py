@@ -10,9 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from capstone import CS_ARCH_X86, CS_MODE_64, Cs
-from capstone.x86 import X86_OP_IMM
-
 from harness.guest.symbols import Function, Symbols
 
 ENTRY_BYTES: Final = 8
@@ -78,6 +75,10 @@ def disassemble(function: Function, code: bytes, symbols: Symbols) -> list[Line]
 
 
 def _instructions(function: Function, code: bytes, symbols: Symbols) -> Iterator[Line]:
+    # Here, because every run of the tests imports this module, and few disassemble.
+    from capstone import CS_ARCH_X86, CS_MODE_64, Cs
+    from capstone.x86 import X86_OP_IMM
+
     disassembler = Cs(CS_ARCH_X86, CS_MODE_64)
     disassembler.detail = True
     for found in disassembler.disasm(code, function.address):
