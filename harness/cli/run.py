@@ -146,6 +146,7 @@ def _run(args: argparse.Namespace) -> tuple[Verdict, bool]:
         ) as vm:
             answered = True
             show.start(vm.provenance())
+            vm.observer.table()  # a kernel without remapping fails of that, first
             with vm.ims_function(ImsFunctionSpec(ims_mapped=args.ims == "mapped")) as plugged:
                 show.function(plugged.control.facts())
                 try:
@@ -218,10 +219,12 @@ class _Show:
         self._line(f"  allocated  {len(report.virqs)} interrupts, virq {virqs}")
         self._line(f"  message    {report.message} in entry {report.index}")
         self._line(f"  IRTE       {report.entry_index}: {_entry(report.before)}")
-        self._line(f"  moved to   {report.entry_index}: {_entry(report.after)}")
-        self._line(
-            f"  reached    CPU {report.before.cpu} before the move, {report.after.cpu} after"
-        )
+        if report.after:
+            self._line(f"  moved to   {report.entry_index}: {_entry(report.after)}")
+            reached = f"{report.before.cpu} before the move, {report.after.cpu} after"
+        else:
+            reached = f"{report.before.cpu}, and there is no other to move to"
+        self._line(f"  reached    CPU {reached}")
         self._line(f"  trapped    {traps} accesses to the store")
 
     def end(self, verdict: Verdict, reason: str) -> None:
@@ -255,6 +258,6 @@ def _plain(report: StoreReport) -> dict[str, Any]:
         "message": {"address": report.message.address, "data": report.message.data},
         "irte_index": report.entry_index,
         "before": arrival(report.before),
-        "after": arrival(report.after),
+        "after": report.after and arrival(report.after),
         "trapped": {step.name: step.traps for step in report.steps},
     }

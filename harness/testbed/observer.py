@@ -12,6 +12,7 @@ from harness.qemu.trace import TrappedAccesses
 from harness.remapping.unit import RemappingTable, UnitState, read_unit
 from harness.spec.vtd import FaultStatus, Register
 from harness.testbed.invalidation_oracle import InvalidationOracle
+from harness.testbed.platform import no_remapping
 from harness.testbed.unit_watch import EVENTS, UnitWatch
 
 IOMMU_BASE: Final = 0xFED9_0000
@@ -75,12 +76,15 @@ class Observer:
     def table(self) -> RemappingTable:
         """Return the interrupt remapping table in guest memory.
 
-        :raises HarnessError: remapping is not enabled.
+        :raises CheckFailed: the guest has not enabled remapping.
+        :raises HarnessError: the machine has none.
         """
         unit = self.unit()
         if unit is None or not unit.remapping_enabled:
-            name = self._machine.spec.name
-            raise HarnessError(f"the guest on {name} has not enabled interrupt remapping")
+            spec = self._machine.spec
+            if spec.remaps_interrupts:
+                raise no_remapping(spec)
+            raise HarnessError(f"the machine {spec.name} has no interrupt remapping")
         return RemappingTable.of(unit, self.memory)
 
     def trapped_accesses(self) -> contextlib.AbstractContextManager[TrappedAccesses]:

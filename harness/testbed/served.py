@@ -24,6 +24,7 @@ from harness.spec.pci import RequesterId
 from harness.spec.vtd import Entry, RemappedEntry
 from harness.testbed.doorbell_gate import DoorbellGate
 from harness.testbed.observer import Observer
+from harness.testbed.platform import no_remapping
 from harness.testbed.source_gate import SourceGate
 from harness.testbed.unit_watch import UnitWatch
 from harness.vfio_user.device import Device
@@ -131,10 +132,13 @@ class ServedFunction(Generic[Model]):
     def unit(self) -> UnitState:
         """Return the state of the remapping unit in front of the function.
 
-        :raises HarnessError: there is none, or remapping is off.
+        :raises CheckFailed: the guest has not enabled remapping.
+        :raises HarnessError: the machine has none.
         """
         unit = self.place.watch.state() if self.place.watch else None
         if unit is None or not unit.remapping_enabled:
+            if self.machine.spec.remaps_interrupts:
+                raise no_remapping(self.machine.spec)
             raise HarnessError("there is no interrupt remapping in front of the function")
         return unit
 

@@ -21,9 +21,9 @@ from harness.build.provision import Guest
 from harness.build.qemu import QemuBinary
 from harness.errors import (
     DeadlineExpired,
-    GuestLost,
     LaunchError,
     ProtocolError,
+    QemuExited,
 )
 from harness.guest.kernel_log import alarm
 from harness.host.cache import Cache, digest, digest_of_files
@@ -57,12 +57,15 @@ IDLE_SECONDS: Final = 5.0
 _UNUSABLE: Final = (
     SnapshotUnusable,
     LaunchError,
-    GuestLost,
+    QemuExited,
     ProtocolError,
-    DeadlineExpired,
     FileNotFoundError,
 )
-"""What the continuation of a snapshot that is no good ends with, until the guest has answered."""
+"""What the continuation of a snapshot that is no good ends with, until the guest has answered.
+
+A panic, or a guest that is lost or silent, is none of these: the files are as they were saved, so
+that is a result. To try again until it goes well would hide it.
+"""
 
 # What a saved machine is made by: a change here makes it anew.
 _MAKERS: Final = (qemu_command, qemu_firmware, qemu_launch, qemu_machine, qemu_snapshot)

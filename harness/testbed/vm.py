@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import re
 import threading
 from collections.abc import Collection, Iterator
 from typing import Final
@@ -30,12 +31,16 @@ from harness.spec.vtd import FaultReason, FaultRecord
 from harness.testbed.aftermath import Leftover, check_gone, check_settled, queue_errors
 from harness.testbed.evidence import keep
 from harness.testbed.observer import Observer
+from harness.testbed.platform import check_cpus
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.reach import TakingTurns, reachable_vm
 from harness.testbed.served import Model, Place, ServedFunction, served_function
 
 ANSWER_SECONDS: Final = 20.0
 """Bound of the SSH server's answer."""
+
+_OF_MODULE: Final = re.compile(r"imstest|[Mm]odule")
+"""What a line of the log is about that says why a module was refused."""
 
 DUMP_SECONDS: Final = 5.0
 """Bound of a guest's answer when something has gone wrong already."""
@@ -127,6 +132,18 @@ class Vm:
             "module": self.guest.module.module.parent.name,
             "imsh": harness_version(),
         }
+
+    def check_module(self) -> None:
+        """Look whether the guest's kernel has taken our module.
+
+        :raises CheckFailed: it has not; what the start said of it is the evidence.
+        """
+        if not self.control.ping().module:
+            said = [line for line in self.kernel_log().splitlines() if _OF_MODULE.search(line)]
+            raise CheckFailed(
+                "the guest's kernel has not loaded the module",
+                evidence="\n".join(said) or "(its log says nothing)",
+            )
 
     def kernel_log(self) -> str:
         """Return what the kernel has logged so far (dmesg)."""
@@ -336,6 +353,7 @@ def running_vm(
     :raises GuestPanic: the guest's kernel panicked or oopsed.
     :raises QemuExited, LaunchError: QEMU ended.
     :raises DeadlineExpired: the guest did not come up.
+    :raises CheckFailed: it has not loaded our module, or lacks CPUs that it was not told to leave.
     """
     boot = boot_of(guest, kernel_arguments)
     with running_machine(
@@ -343,5 +361,6 @@ def running_vm(
     ) as machine:
         machine.wait_ready()
         with answering_vm(guest, qemu, machine, direct_dma=True) as vm:
-            vm.control.ping()
+            vm.check_module()
+            check_cpus(spec, kernel_arguments, len(vm.control.cpus().cpus))
             yield vm

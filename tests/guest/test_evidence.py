@@ -169,6 +169,29 @@ def test_a_guest_that_panics_makes_the_command_end_1(
     assert "Kernel panic" in (evidence / "console.log").read_text(errors="replace")
 
 
+def test_a_kernel_without_the_remapping_of_its_machine_fails_of_that(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--append", "intremap=off", "--results", str(tmp_path)]) == 1
+    told = "kernel failure: the kernel as configured has not enabled the interrupt remapping"
+    assert told in capsys.readouterr().out
+
+
+def test_a_kernel_with_one_cpu_as_asked_for_passes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["run", "--append", "maxcpus=1", "--results", str(tmp_path)]) == 0
+    assert "there is no other to move to" in capsys.readouterr().out
+
+
+def test_a_guest_that_refuses_our_module_says_so_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["run", "--append", "module.sig_enforce=1", "--results", str(tmp_path)]
+    assert main(words) == 1
+    assert "kernel failure: the guest's kernel has not loaded the module" in capsys.readouterr().out
+
+
 def test_a_qemu_that_is_none_is_a_missing_requirement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

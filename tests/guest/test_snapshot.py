@@ -15,12 +15,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.build.provision import Guest, Provisioner
 from harness.config.recipes import load_machines
-from harness.errors import GuestPanic, HarnessError
+from harness.errors import CheckFailed, GuestPanic, HarnessError
 from harness.guest.control import Control
 from harness.guest.interrupts import Interrupts, parse_interrupts
 from harness.guest.ssh import ssh_session
@@ -34,9 +35,10 @@ from harness.qemu.snapshot import SavedState
 from harness.scenario import drive_stores
 from harness.spec.ims_function import CompletionStatus
 from harness.spec.interrupt import Store
+from harness.testbed import snapshots as snapshots_module
 from harness.testbed.snapshots import KIND, Snapshots
 from harness.testbed.supplies import DEFAULT_KERNEL, DEFAULT_MACHINE
-from harness.testbed.vm import Vm
+from harness.testbed.vm import Vm, answering_vm
 
 KERNELS = ("debian-6.1", "debian-6.12", "debian-backports")
 PRIVATE_MIB = 90
@@ -330,6 +332,35 @@ def test_a_bad_snapshot_is_replaced_with_one_line_of_log(
     with own_lab.vm() as vm:
         assert vm.control.ping().module
     assert [path.name for path in saved.directory.parent.iterdir()] == [saved.directory.name]
+
+
+def test_a_panic_of_a_guest_that_continues_is_a_result_and_not_tried_again(
+    lab: Lab, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = lab.saved().made
+
+    @contextlib.contextmanager
+    def panicking(*words: Any, **options: Any) -> Iterator[Vm]:
+        with answering_vm(*words, **options) as vm:
+            vm.ssh.run("echo c >/proc/sysrq-trigger; sleep 60")
+            yield vm
+
+    monkeypatch.setattr(snapshots_module, "answering_vm", panicking)
+    with pytest.raises(GuestPanic, match="panic in the guest"), lab.vm():
+        pass
+    assert lab.saved().made == made
+    assert "is made again" not in caplog.text
+
+
+def test_a_guest_without_our_module_is_not_saved(own_lab: Lab) -> None:
+    with pytest.raises(CheckFailed, match="has not loaded the module"):
+        own_lab.snapshots.provide(
+            own_lab.guest,
+            own_lab.spec,
+            own_lab.workspace(),
+            kernel_arguments=("module.sig_enforce=1",),
+        )
+    assert list(own_lab.directory.glob(f"cache/{KIND}/*/manifest.json")) == []
 
 
 MAKER = """
