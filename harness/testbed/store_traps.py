@@ -12,10 +12,11 @@ from typing import Final
 
 from harness.devices.ims_function.address_map import Area
 from harness.devices.ims_function.function import ImsFunction
+from harness.errors import CheckFailed
 from harness.events.stream import Event, Mark, Stream, now
 from harness.guest.control import Answered
 from harness.pci.access_log import Access
-from harness.pci.store_order import OutOfOrder, Returned, StoreAccess, entry_place, out_of_order
+from harness.pci.store_order import Returned, StoreAccess, entry_place, out_of_order
 from harness.qemu.trace import MAPPED, MSIX_TABLE, EmulatedAccess
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import Store
@@ -53,8 +54,13 @@ class HostCall:
         return cls(IrqIndexNumber(call.index), flags, call.start, call.count, len(message.fds))
 
     def __str__(self) -> str:
-        flags = self.flags & ~IrqSetFlags.ACTION_TRIGGER
-        return f"{self.index.name} {self.start}+{self.count} {flags.name} fds={self.eventfds}"
+        name = self.index.name
+        if not self.count:
+            return f"{name} disable"
+        if self.flags != IrqSetFlags.DATA_EVENTFD | IrqSetFlags.ACTION_TRIGGER:
+            return f"{name} {self.flags.name} {self.start}+{self.count}"
+        what = "wire" if self.eventfds else "unwire"
+        return f"{name} {what} {self.start}+{self.count}"
 
 
 class StoreTraps:
@@ -100,14 +106,22 @@ class StoreTraps:
             and self._is_inside(item)
         ]
 
-    def out_of_order(self, store: Store) -> list[OutOfOrder]:
-        """Return what came at the wrong time (row G2): begin when every entry is masked."""
+    def check_order(self, store: Store) -> None:
+        """Look whether every access came in its order (row G2): begin when all entries are masked.
+
+        :raises CheckFailed: some did not; each is named.
+        """
         returned = [
             Returned(answer.when, answer.request)
             for answer in self._events.of(Answered, self._since)
         ]
         happened: list[StoreAccess | Returned] = [*self.accesses(store), *returned]
-        return out_of_order(sorted(happened, key=lambda item: item.when), store)
+        found = out_of_order(sorted(happened, key=lambda item: item.when), store)
+        if found:
+            raise CheckFailed(
+                f"{len(found)} accesses to {store.name} came at the wrong time",
+                evidence="\n".join(map(str, found)),
+            )
 
     def _in_the_model(self) -> Iterator[StoreAccess]:
         for access in self._events.of(Access, self._since, source=self._source):

@@ -18,6 +18,13 @@ DRIVER_FAULTS: Final = (
         tests=("test_ims.py",),
     ),
     Fault(
+        name="ims-mask-is-not-read-back",
+        imitates="a mask that is still on its way when disable returns (b9255a7cb517)",
+        seed=Patch(call_of("ioread32", within="imstest_ims_mask"), skip),
+        rows=("G2",),
+        tests=("test_store_order.py",),
+    ),
+    Fault(
         name="ims-unmask-is-not-written",
         imitates="an entry left masked (83dbf898a2d4)",
         seed=Patch(entry_of("imstest_ims_unmask"), skip),

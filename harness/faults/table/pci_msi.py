@@ -18,6 +18,19 @@ PCI_MSI_FAULTS: Final = (
         tests=("test_msix.py",),
     ),
     Fault(
+        name="msix-mask-is-not-read-back",
+        imitates="a mask that is still on its way when disable returns (b9255a7cb517)",
+        seed=Patch(
+            instruction(
+                r"mov \w+, dword ptr \[\w+\]",
+                within=("pci_irq_mask_msix", "pci_msi_mask_irq", "__pci_msi_mask_desc"),
+            ),
+            skip,
+        ),
+        rows=("G2",),
+        tests=("test_store_order.py",),
+    ),
+    Fault(
         name="msix-unmask-is-not-written",
         imitates="vectors left masked (83dbf898a2d4)",
         seed=Patch(entry_of("pci_irq_unmask_msix", "pci_msi_unmask_irq"), skip),
