@@ -15,6 +15,11 @@ from harness.qemu.firmware import FirmwareFault, VireTable
 
 Json = Mapping[str, object]
 
+SOCKET_CORES: Final = 16
+"""Cores in a socket of a machine whose APIC ids are given: the low 4 bits of an id."""
+MAX_APIC_ID: Final = 1023
+"""The firmware describes every CPU that could be, up to the last; that takes its time."""
+
 MIN_MEMORY_MIB: Final = 128
 """Less does not hold a stock kernel and its initramfs."""
 
@@ -69,6 +74,8 @@ class MachineSpec:
     """Guest memory in MiB."""
     cpus: int = 2
     """Number of virtual CPUs, each a core of its own."""
+    apic_ids: tuple[int, ...] = ()
+    """APIC id of each CPU, the first 0, ascending; none: 0, 1, 2, ..."""
     iommu: Iommu | None = None
     """The IOMMU, or none at all."""
     accelerator: Literal["tcg", "kvm"] = "tcg"
@@ -92,6 +99,8 @@ class MachineSpec:
             raise ConfigError(f"memory: {self.memory} MiB is less than {MIN_MEMORY_MIB} MiB")
         if not 1 <= self.cpus <= 255:
             raise ConfigError(f"cpus: {self.cpus} is not in 1..255")
+        if self.apic_ids:
+            _check_apic_ids(self.apic_ids, self.cpus)
         if not 0 <= self.root_ports <= 16:
             raise ConfigError(f"root_ports: {self.root_ports} is not in 0..16")
         if self.firmware_fault == "vire-twice" and not self.vire:
@@ -103,6 +112,15 @@ class MachineSpec:
     def remaps_interrupts(self) -> bool:
         """Whether the guest finds an interrupt-remapping unit."""
         return self.iommu is not None and self.iommu.interrupt_remapping
+
+
+def _check_apic_ids(apic_ids: tuple[int, ...], cpus: int) -> None:
+    if len(apic_ids) != cpus:
+        raise ConfigError(f"apic_ids: {len(apic_ids)} for {cpus} cpus")
+    if apic_ids[0] != 0 or list(apic_ids) != sorted(set(apic_ids)):
+        raise ConfigError(f"apic_ids: {list(apic_ids)} is not 0 and then ascending")
+    if apic_ids[-1] > MAX_APIC_ID:
+        raise ConfigError(f"apic_ids: {apic_ids[-1]} is more than {MAX_APIC_ID}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -217,7 +235,7 @@ def _platform(spec: MachineSpec, wiring: Wiring) -> list[Option]:
         ("-machine", ",".join(machine)),
         ("-accel", accelerator),
         ("-cpu", cpu),
-        ("-smp", f"{spec.cpus},sockets=1,cores={spec.cpus},threads=1"),
+        ("-smp", _topology(spec)),
         ("-m", f"{spec.memory}M"),
         *(("-acpitable", f"file={_table_file(path)}") for path in wiring.acpi_tables),
     ]
@@ -231,7 +249,29 @@ def _platform(spec: MachineSpec, wiring: Wiring) -> list[Option]:
         }
         # Ahead of every other device: they look it up when they are made.
         result.append(("-device", _compact(device)))
+    result += [("-device", _compact(_cpu(spec, apic_id))) for apic_id in spec.apic_ids[1:]]
     return result
+
+
+def _topology(spec: MachineSpec) -> str:
+    """Return the argument of ``-smp``: CPU 0 alone when the others are plugged in by APIC id."""
+    if not spec.apic_ids:
+        return f"{spec.cpus},sockets=1,cores={spec.cpus},threads=1"
+    sockets = spec.apic_ids[-1] // SOCKET_CORES + 1
+    places = sockets * SOCKET_CORES
+    return f"1,maxcpus={places},sockets={sockets},cores={SOCKET_CORES},threads=1"
+
+
+def _cpu(spec: MachineSpec, apic_id: int) -> Json:
+    """Return a CPU with an APIC id; what ``-cpu`` says of features holds for it, too."""
+    socket, core = divmod(apic_id, SOCKET_CORES)
+    return {
+        "driver": f"{'host' if spec.accelerator == 'kvm' else 'max'}-x86_64-cpu",
+        "id": f"cpu{apic_id}",
+        "socket-id": socket,
+        "core-id": core,
+        "thread-id": 0,
+    }
 
 
 def _on_off(value: bool) -> str:

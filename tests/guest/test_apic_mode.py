@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.remapping.live_entries import Apic
 from harness.remapping.unit import UnitState
 from harness.spec.interrupt import Store
 from harness.spec.vtd import RemappedEntry
@@ -11,12 +12,13 @@ from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import deliver
 
-pytestmark = [
-    pytest.mark.capability("B7"),
-    pytest.mark.machine("caching", "remapping-only", "caching-xapic", "remapping-only-xapic"),
-]
+pytestmark = pytest.mark.capability("B7")
+every_mode = pytest.mark.machine(
+    "caching", "remapping-only", "caching-xapic", "remapping-only-xapic"
+)
 
 
+@every_mode
 def test_the_guest_goes_to_the_mode_that_the_machine_offers(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
@@ -30,6 +32,7 @@ def test_the_guest_goes_to_the_mode_that_the_machine_offers(
     assert f"DMAR-IR: Enabled IRQ remapping in {mode} mode" in vm.kernel_log()
 
 
+@every_mode
 def test_each_cpu_is_reached_by_the_destination_in_the_irte(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
@@ -47,7 +50,7 @@ def reach_each_cpu(ims_device: PluggedFunction, unit: UnitState, store: Store) -
     """Move an interrupt of a store from CPU to CPU: its IRTE has to name each."""
     ims_device.set_up(store, 2)
     destinations = set()
-    for cpu in (0, 1):
+    for cpu in range(ims_device.machine.spec.cpus):
         ims_device.move(store, cpu, index=1)
         entry = ims_device.irte(ims_device.message(store, 1))
         assert isinstance(entry, RemappedEntry)
@@ -57,5 +60,32 @@ def reach_each_cpu(ims_device: PluggedFunction, unit: UnitState, store: Store) -
         destinations.add(destination)
         deliver(ims_device, store, 1)
         assert ims_device.model.ledger.events()[-1].cpu == cpu
-    assert len(destinations) == 2
+    assert len(destinations) == ims_device.machine.spec.cpus
     ims_device.check_audit()
+
+
+@pytest.mark.machine("large-apic-ids", "large-apic-ids-physical")
+def test_a_cpu_is_reached_whatever_its_apic_id(vm: Vm, ims_device: PluggedFunction) -> None:
+    """In a second cluster, and beyond the 8 bits that a compatibility-format message has."""
+    cpus = vm.control.cpus().cpus
+    assert tuple(cpu.apic_id for cpu in cpus) == vm.spec.apic_ids
+    assert vm.spec.apic_ids[-1] > 255
+    unit = ims_device.unit()
+    assert unit.extended_mode
+    for store in STORES:
+        ims_device.set_up(store, 2)
+        for cpu in cpus:
+            ims_device.move(store, cpu.cpu, index=1)
+            entry = ims_device.irte(ims_device.message(store, 1))
+            assert isinstance(entry, RemappedEntry)
+            logical = "x2apic_phys" not in vm.spec.kernel_arguments
+            assert bool(entry.destination_mode) is logical
+            named = Apic.x2apic(cpu.cpu, cpu.apic_id)
+            assert entry.destination_id == (named.logical_id if logical else named.apic_id)
+            deliver(ims_device, store, 1)
+            assert ims_device.model.ledger.events()[-1].cpu == cpu.cpu
+        ims_device.check_audit()
+        ims_device.check_rules()
+        ims_device.control.release(store, count=2)
+        ims_device.control.free(store, count=2)
+    ims_device.model.ledger.assert_quiet()

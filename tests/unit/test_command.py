@@ -149,6 +149,10 @@ def test_each_line_of_the_printed_form_is_an_option_with_its_value() -> None:
         ({"cpus": 0}, "cpus: 0"),
         ({"cpus": 256}, "cpus: 256"),
         ({"root_ports": 17}, "root_ports: 17"),
+        ({"apic_ids": (0, 1, 2)}, "apic_ids: 3 for 2 cpus"),
+        ({"apic_ids": (1, 2)}, "is not 0 and then ascending"),
+        ({"apic_ids": (0, 0)}, "is not 0 and then ascending"),
+        ({"apic_ids": (0, 1024)}, "apic_ids: 1024 is more than 1023"),
     ],
 )
 def test_a_machine_that_cannot_be_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -159,6 +163,14 @@ def test_a_machine_that_cannot_be_is_refused(changes: dict[str, Any], message: s
 def test_dma_translation_without_caching_mode_is_refused() -> None:
     with pytest.raises(ConfigError, match="needs caching_mode"):
         Iommu(dma_translation=True, caching_mode=False)
+
+
+def test_a_cpu_with_an_apic_id_of_its_own_is_plugged_into_its_place() -> None:
+    options = command.options(spec(cpus=3, apic_ids=(0, 17, 300)), WIRING)
+    assert values(options, "-smp") == ["1,maxcpus=304,sockets=19,cores=16,threads=1"]
+    devices = map(json.loads, values(options, "-device"))
+    places = [(d["socket-id"], d["core-id"]) for d in devices if d["driver"] == "max-x86_64-cpu"]
+    assert places == [(1, 1), (18, 12)]
 
 
 def test_a_hidden_hypervisor_bit_is_an_option_of_the_cpu() -> None:
@@ -173,6 +185,8 @@ def test_the_machines_that_come_with_the_harness_are_what_they_are_named() -> No
     assert {name: machine.iommu for name, machine in machines.items()} == {
         "caching": caching,
         "caching-xapic": replace(caching, x2apic=False),
+        "large-apic-ids": caching,
+        "large-apic-ids-physical": caching,
         "remapping-only": Iommu(),
         "remapping-only-xapic": Iommu(x2apic=False),
         "no-iommu": None,
