@@ -55,7 +55,10 @@ DRIVER_FAULTS: Final = (
     Fault(
         name="call-for-a-pair-is-not-made",
         imitates="a failed map that returns without setting the message (shape, Hyper-V)",
-        seed=Patch(entry_of("virte_domain_activate"), answer(0)),
+        seed=Patch(
+            call_of("virte_call", within=("blocks_map", "map_at_once", "virte_domain_alloc")),
+            answer(0),
+        ),
         rows=("D2",),
         tests=("test_virte.py",),
     ),
@@ -81,6 +84,6 @@ DRIVER_FAULTS: Final = (
         imitates="teardown without deactivation (dbbc93576e03)",
         seed=Patch(entry_of("virte_domain_deactivate"), skip),
         rows=("D2", "D4"),
-        tests=("test_virte.py", "test_virte_failures.py"),
+        tests=("test_virte.py",),
     ),
 )
