@@ -87,6 +87,15 @@ def msix(vectors: int, *, bar: int, table_offset: int, pba_offset: int) -> Capab
     return body.done()
 
 
+def msix_window(vectors: int, *, bar: int, pba_bar: int, pba_offset: int) -> Capability:
+    """Return what is laid out as MSI-X and begins as a vendor's capability of 12 bytes (7.9.4)."""
+    body = _Body(CapabilityId.VENDOR, MSIX_CAPABILITY_SIZE)
+    body.place(2, 2, MSIX_CAPABILITY_SIZE, MsixControl(function_mask=1, enable=1).value)
+    body.place(4, 4, MsixLocation(bar_index=bar).value)
+    body.place(8, 4, MsixLocation(bar_index=pba_bar, offset=pba_offset >> 3).value)
+    return body.done()
+
+
 def express() -> Capability:
     """Return the capability of a PCI Express endpoint with function level reset (7.5.3)."""
     body = _Body(CapabilityId.EXPRESS, EXPRESS_CAPABILITY_SIZE)

@@ -28,6 +28,9 @@ BAR_MSIX: Final = 2
 BAR_IMS: Final = 4
 """BAR of the IMS array: 32 KiB, trapped or mapped."""
 
+BAR_MSIX_WINDOW: Final = 5
+"""BAR of the MSI-X table of the new scheme, where there is one: 32 KiB, mapped."""
+
 BAR_CONTROL_SIZE: Final = 0x10000
 BAR_MSIX_SIZE: Final = 0x10000
 BAR_IMS_SIZE: Final = 0x8000

@@ -149,6 +149,7 @@ class CapabilityId(enum.IntEnum):
     """PCI_CAP_ID_*."""
 
     MSI = 0x05
+    VENDOR = 0x09
     EXPRESS = 0x10
     MSIX = 0x11
 

@@ -46,6 +46,8 @@ class PluggedFunction(ServedFunction[ImsFunction]):
         super().__init__(served.place, served.model, served.server, served.doors)
         self._guest = guest
         served.model.ledger.check_peers = self.check_alive
+        doors = served.doors
+        served.model.in_new_scheme = lambda: any(door.partition.negotiated for door in doors)
 
     def wait_bound(self) -> None:
         """Wait for the guest's driver, and learn what number it has got.

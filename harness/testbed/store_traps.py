@@ -20,7 +20,6 @@ from harness.pci.store_order import Returned, StoreAccess, entry_place, out_of_o
 from harness.qemu.trace import MAPPED, MSIX_TABLE, EmulatedAccess
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import Store
-from harness.spec.pci import CapabilityId
 from harness.spec.vfio import Command, IrqIndexNumber, IrqSetFlags, RegionIndex
 from harness.vfio_user.transcript import Exchanged
 from harness.vfio_user.wire import IrqSet, WireMessage
@@ -173,8 +172,9 @@ class StoreTraps:
 
     def _place(self, region: int, at: int, store: Store) -> tuple[int | None, int]:
         if region == RegionIndex.CONFIG:
-            capability = CapabilityId.MSI if store is Store.MSI else CapabilityId.MSIX
-            return None, at - self._model.config.capabilities[capability].offset
+            for item in self._model.config.capabilities.values():
+                if item.offset <= at < item.end:
+                    return None, at - item.offset
         if region == regs.BAR_MSIX and at >= regs.MSIX_PBA_OFFSET:
             return None, at - regs.MSIX_PBA_OFFSET
         return entry_place(at)

@@ -10,6 +10,7 @@ from harness.spec.ims_function import (
     BAR_CONTROL,
     BAR_IMS,
     BAR_MSIX,
+    BAR_MSIX_WINDOW,
     EVENT_BANKS,
     EVENT_SLOT_SIZE,
     IMS_PENDING_SIZE,
@@ -58,11 +59,14 @@ class AddressMap:
             return Area.EVENTS if offset >= _EVENT_BANKS else Area.CONTROL
         if region == BAR_IMS:
             return Area.IMS
+        if region == BAR_MSIX_WINDOW:
+            return Area.MSIX_TABLE
         if region == BAR_MSIX:
             return Area.MSIX_TABLE if offset < MSIX_PBA_OFFSET else Area.MSIX_PBA
         if self._config.covers(CapabilityId.MSI, offset, count):
             return Area.MSI
-        if self._config.covers(CapabilityId.MSIX, offset, count):
+        msix = (CapabilityId.MSIX, CapabilityId.VENDOR)
+        if any(self._config.covers(capability, offset, count) for capability in msix):
             return Area.MSIX_CONTROL
         return Area.CONFIG
 
@@ -79,6 +83,8 @@ class AddressMap:
             return self._control_name(offset)
         if region == BAR_IMS:
             return f"IMS[{offset // ENTRY_SIZE}].{_FIELDS[offset // 4 % 4]}"
+        if region == BAR_MSIX_WINDOW:
+            return f"WINDOW[{offset // ENTRY_SIZE}].{_FIELDS[offset // 4 % 4]}"
         if region == BAR_MSIX:
             if offset < MSIX_PBA_OFFSET:
                 return f"MSIX[{offset // ENTRY_SIZE}].{_FIELDS[offset // 4 % 4]}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from harness.devices.ims_function.spec import ImsFunctionSpec
-from harness.pci.capabilities import express, msi, msix
+from harness.pci.capabilities import express, msi, msix, msix_window
 from harness.pci.config_space import ConfigSpace, Identity
 from harness.spec import ims_function as regs
 
@@ -43,4 +43,15 @@ def config_space(spec: ImsFunctionSpec) -> ConfigSpace:
             per_vector_mask=spec.msi_per_vector_mask,
         )
         chain.insert(0, messages)
-    return ConfigSpace(identity, BAR_SIZES, chain)
+    sizes = dict(BAR_SIZES)
+    if spec.msix_window:
+        # First in the chain: a guest takes the first MSI-X capability that it finds.
+        window = msix_window(
+            spec.msix_vectors,
+            bar=regs.BAR_MSIX_WINDOW,
+            pba_bar=regs.BAR_MSIX,
+            pba_offset=regs.MSIX_PBA_OFFSET,
+        )
+        chain.insert(0, window)
+        sizes[regs.BAR_MSIX_WINDOW] = regs.BAR_IMS_SIZE
+    return ConfigSpace(identity, sizes, chain)

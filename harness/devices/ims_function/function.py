@@ -7,7 +7,7 @@ ledger of events, and serves them as a :class:`harness.vfio_user.device.Device`.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 from typing import Final, Self
 
@@ -17,6 +17,7 @@ from harness.devices.ims_function.address_map import AddressMap, Area
 from harness.devices.ims_function.config import config_space
 from harness.devices.ims_function.control_bar import ControlBar
 from harness.devices.ims_function.ims import ImsStore
+from harness.devices.ims_function.msix_window import MsixWindow
 from harness.devices.ims_function.pending_watch import PendingWatch
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.ims_function.work_queue import WorkQueue
@@ -63,6 +64,9 @@ class ImsFunction:
         self._msi = MsiStore(self.config) if spec.msi_vectors else None
         self._msix = MsixStore(self.config) if spec.msix_vectors else None
         self._ims = ImsStore(spec.ims_entries, mapped=spec.ims_mapped)
+        self._window = MsixWindow(self.config, spec.msix_vectors) if spec.msix_window else None
+        self.in_new_scheme: Callable[[], bool] = lambda: False
+        """Tells whether the guest has negotiated the vIRTE call. Whoever plugs in sets it."""
         stores: dict[Store, InterruptStore | None]
         stores = {Store.MSI: self._msi, Store.MSIX: self._msix, Store.IMS: self._ims}
         self._stores = {store: state for store, state in stores.items() if state is not None}
@@ -103,6 +107,8 @@ class ImsFunction:
         """Give back what the function owns: the watching thread and the memory file."""
         self._watch.stop()
         self._ims.close()
+        if self._window:
+            self._window.close()
 
     def guard(self, gate: MessageGate) -> None:
         """Let the messages that the function sends itself pass this gate from now on."""
@@ -193,7 +199,7 @@ class ImsFunction:
         """Send an open event; return the client's verdict to come, if any."""
         with self._lock:
             verdict = self._delivery.send(event)
-            if self.spec.ims_mapped and self._is_watched():
+            if self._is_watched():
                 self._watch.start()
             return verdict
 
@@ -202,12 +208,15 @@ class ImsFunction:
         self._delivery.abandon(event, reason)
 
     def _is_watched(self) -> bool:
-        return bool(self._ims.pending) and self._delivery.bus is not None
+        mapped = [self._ims] if self.spec.ims_mapped else []
+        mapped += [self._window] if self._window else []
+        return any(store.pending for store in mapped) and self._delivery.bus is not None
 
     def _look_at_pending(self) -> None:
         # Not on the worker: it may be waiting for the client's memory.
         try:
             self._delivery.release(Store.IMS)
+            self._delivery.release(Store.MSIX)
         except Exception as error:
             self._fail(error)
 
@@ -240,6 +249,13 @@ class ImsFunction:
                 flags | RegionFlags.MMAP,
                 mappable=[MappableArea(0, regs.BAR_IMS_SIZE)],
                 fd=self._ims.fd,
+            )
+        if self._window:
+            regions[regs.BAR_MSIX_WINDOW] = Region(
+                regs.BAR_IMS_SIZE,
+                flags | RegionFlags.MMAP,
+                mappable=[MappableArea(0, regs.BAR_IMS_SIZE)],
+                fd=self._window.fd,
             )
         return regions
 
@@ -280,6 +296,9 @@ class ImsFunction:
                 self._msi.reset()
             if self._msix:
                 self._msix.reset()
+            if self._window:
+                self._window.reset()
+                self._choose_msix()
             self._reset_own_state()
 
     def _reset_own_state(self) -> None:
@@ -305,11 +324,16 @@ class ImsFunction:
         if region == regs.BAR_CONTROL:
             return self._control.read(offset, count)
         if region == RegionIndex.CONFIG:
+            if self._window:
+                self._window.show(self.in_new_scheme())
             return self.config.read(offset, count)
+        if region == regs.BAR_MSIX_WINDOW and self._window:
+            return self._window.read(offset, count)
         if region == regs.BAR_IMS:
             return self._ims.read(offset, count)
         if region == regs.BAR_MSIX and self._msix:
             if offset >= regs.MSIX_PBA_OFFSET:
+                # Its pending bits are those of both tables: one at a time is in use.
                 return self._msix.pba_read(offset - regs.MSIX_PBA_OFFSET, count)
             return self._msix.table_read(offset, count)
         return None
@@ -334,6 +358,9 @@ class ImsFunction:
         if area is Area.IMS:
             done = self._ims.write(offset, data)
             self._delivery.release(Store.IMS)  # what was written may have unmasked an entry
+        elif region == regs.BAR_MSIX_WINDOW and self._window:
+            done = self._window.write(offset, data)
+            self._delivery.release(Store.MSIX)
         elif area is Area.MSIX_TABLE and self._msix:
             done = self._msix.table_write(offset, data)
             self._delivery.release(Store.MSIX)
@@ -345,6 +372,8 @@ class ImsFunction:
             self._msi.registers_written()
         if self._msix and self.config.covers(CapabilityId.MSIX, offset, len(data)):
             self._msix.registers_written()
+        if self._window and self.config.covers(CapabilityId.VENDOR, offset, len(data)):
+            self._choose_msix()
         if self.config.initiates_flr(offset, data):
             self.reset()
         self._delivery.release(Store.MSI)
@@ -359,6 +388,13 @@ class ImsFunction:
         with self._lock:
             if self.trap_path and (store := _STORES.get(index)):
                 self.trap_path.set_up(store, numbers)
+
+    def _choose_msix(self) -> None:
+        # The table that is enabled is the one that sends.
+        if self._window and self._msix:
+            self._msix.pending = self._window.pending
+            on = self._window.enabled(0)
+            self._stores[Store.MSIX] = self._window if on else self._msix
 
     def irqs_changed(self, index: int, start: int, count: int) -> None:
         """Send what waited for a wire: its mask bit is the client's from here on."""

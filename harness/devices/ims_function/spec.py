@@ -26,6 +26,8 @@ class ImsFunctionSpec:
     """Entries of the MSI-X table, up to 2048; 0 leaves the capability out."""
     msix_noresize: bool = False
     """Report VFIO_IRQ_INFO_NORESIZE for MSI-X: the host must free all vectors to add one."""
+    msix_window: bool = False
+    """Have a second, mapped MSI-X table, which takes the first one's place in the new scheme."""
     ims_entries: int = regs.IMS_ENTRIES
     """Entries of the IMS array, up to 2048."""
     ims_mapped: bool = False
@@ -44,6 +46,8 @@ class ImsFunctionSpec:
             raise ConfigError(
                 f"msi_vectors: {self.msi_vectors} is neither 0 nor a power of two up to 32"
             )
+        if self.msix_window and not self.msix_vectors:
+            raise ConfigError("msix_window: there is no MSI-X whose place it could take")
         for name, maximum in (
             ("msix_vectors", regs.MSIX_MAX),
             ("ims_entries", regs.IMS_ENTRIES),
