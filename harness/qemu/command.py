@@ -28,6 +28,9 @@ GUEST_ADDRESS: Final = "10.0.2.15"
 
 SSH_PORT: Final = 22
 
+BRIDGE: Final = "bridge0"
+"""QEMU's name of the PCI Express to PCI bridge, where there is one."""
+
 BASE_KERNEL_ARGUMENTS: Final = (
     "console=ttyS0",
     # Stay where it happened: memory, interrupt tables and registers can still be read.
@@ -82,6 +85,8 @@ class MachineSpec:
     """What runs the guest's instructions. Software emulation runs on every host."""
     root_ports: int = 1
     """PCI Express root ports that devices under test are plugged into: port0, port1, ..."""
+    bridged_function: bool = False
+    """A conventional PCI function of QEMU's (virtio-rng) behind a PCI Express to PCI bridge."""
     kernel_arguments: tuple[str, ...] = ()
     """Words added to the guest kernel's command line."""
     hypervisor_bit: bool = True
@@ -166,6 +171,7 @@ def options(spec: MachineSpec, wiring: Wiring) -> list[Option]:
         *_terminals(wiring),
         *_network(),
         *_root_ports(spec),
+        *(_bridged_function() if spec.bridged_function else []),
         *_serial_ports(wiring),
         *(("-device", _compact(device)) for device in wiring.devices),
         *_kernel(spec, wiring),
@@ -343,6 +349,12 @@ def _root_ports(spec: MachineSpec) -> list[Option]:
         ("-device", _compact({"driver": "pcie-root-port", "id": f"port{n}", "chassis": n + 1}))
         for n in range(spec.root_ports)
     ]
+
+
+def _bridged_function() -> list[Option]:
+    bridge: Json = {"driver": "pcie-pci-bridge", "id": BRIDGE}
+    function: Json = {"driver": "virtio-rng-pci", "id": "rng0", "bus": BRIDGE, "addr": "1"}
+    return [("-device", _compact(device)) for device in (bridge, function)]
 
 
 def _kernel(spec: MachineSpec, wiring: Wiring) -> list[Option]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Final
 
 from harness.devices.virte_function.function import VirteFunction
@@ -13,6 +14,7 @@ from harness.remapping.handle_audit import HandleView
 from harness.remapping.linux import REMAPPING_CHIPS, entry_index, source_id
 from harness.spec.interrupt import InterruptName
 from harness.spec.pci import RequesterId
+from harness.spec.vtd import SourceValidation
 
 IO_APIC_CHIP: Final = "IR-IO-APIC"
 IO_APIC_SOURCE: Final = RequesterId.of(0xFF)
@@ -25,15 +27,33 @@ def remapping_level(interrupt: MachineInterrupt) -> Level | None:
 
 
 def guest_interrupts(
-    machine: Sequence[MachineInterrupt], own: Iterable[Interrupt], requester_id: RequesterId
+    machine: Sequence[MachineInterrupt],
+    own: Iterable[Interrupt] = (),
+    requester_id: RequesterId | None = None,
+    *,
+    conventional: Collection[int] = (),
 ) -> list[GuestInterrupt]:
     """Return every interrupt of the guest for the audit.
 
     :param machine: all interrupts of the machine.
     :param own: those of the audited function, whose requester id is given.
+    :param conventional: numbers of the buses behind PCI Express to PCI bridges. Such a bridge puts
+        an id of that bus on what comes from there (PCI Express to PCI/PCI-X Bridge 1.0, 2.3): an
+        IRTE can tell the bus and no more.
     """
     by_virq = {interrupt.virq: interrupt for interrupt in own}
-    return [_convert(item, by_virq.get(item.virq), requester_id) for item in machine]
+    found = [_convert(item, by_virq.get(item.virq), requester_id) for item in machine]
+    return [
+        replace(item, source_id=bus_range(sender.bus), source_validation=SourceValidation.BUS_RANGE)
+        if (sender := item.source_id) is not None and sender.bus in conventional
+        else item
+        for item in found
+    ]
+
+
+def bus_range(bus: int) -> RequesterId:
+    """Return the SID of an IRTE that admits one bus: the first bus and the last."""
+    return RequesterId(bus << 8 | bus)
 
 
 def entry_cpus(machine: Sequence[MachineInterrupt]) -> dict[int, int]:
@@ -62,7 +82,7 @@ def handles_of(doors: Iterable[VirteFunction], requester_id: RequesterId) -> lis
 
 
 def _convert(
-    item: MachineInterrupt, own: Interrupt | None, requester_id: RequesterId
+    item: MachineInterrupt, own: Interrupt | None, requester_id: RequesterId | None
 ) -> GuestInterrupt:
     level = remapping_level(item)
     return GuestInterrupt(

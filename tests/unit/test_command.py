@@ -173,6 +173,12 @@ def test_a_cpu_with_an_apic_id_of_its_own_is_plugged_into_its_place() -> None:
     assert places == [(1, 1), (18, 12)]
 
 
+def test_a_conventional_function_is_plugged_into_its_bridge() -> None:
+    *_, bridge, function = devices(command.options(spec(bridged_function=True), WIRING))
+    assert (bridge["driver"], bridge["id"]) == ("pcie-pci-bridge", command.BRIDGE)
+    assert function["bus"] == command.BRIDGE
+
+
 def test_a_hidden_hypervisor_bit_is_an_option_of_the_cpu() -> None:
     assert "hypervisor" not in values(command.options(spec(), WIRING), "-cpu")[0]
     hidden = command.options(spec(hypervisor_bit=False), WIRING)
@@ -190,6 +196,8 @@ def test_the_machines_that_come_with_the_harness_are_what_they_are_named() -> No
         "remapping-only": Iommu(),
         "remapping-only-xapic": Iommu(x2apic=False),
         "no-iommu": None,
+        "bridged": Iommu(),
+        "many-cpus": Iommu(),
         "bare-metal": Iommu(),
         "disguised-guest": Iommu(),
         "ims-allowed": replace(caching, ims="allowed"),
