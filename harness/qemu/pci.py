@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Final
 
 from harness.errors import HarnessError
 from harness.qemu.qmp import QmpSession
+from harness.spec.pci import RequesterId
+
+_UNITS: Final = {1: "b", 2: "h", 4: "w"}
+"""Size of an access to the monitor's name for it (xp)."""
 
 
 def secondary_bus(qmp: QmpSession, port: str) -> int:
@@ -30,6 +35,20 @@ def bar_address(qmp: QmpSession, identifier: str, bar: int) -> int:
         if region["bar"] == bar:
             return int(region["address"])
     raise HarnessError(f"{identifier} has no BAR {bar} that is mapped")
+
+
+def read_config(qmp: QmpSession, function: RequesterId, offset: int, size: int) -> int:
+    """Return a register of a function's config space, as a CPU would read it through ECAM.
+
+    :raises HarnessError: the guest has not mapped config space.
+    """
+    place = re.search(
+        r"^ *([0-9a-f]+)-[0-9a-f]+ .*: pcie-mmcfg-mmio$", qmp.human("info mtree"), re.M
+    )
+    if place is None:
+        raise HarnessError("config space is not mapped: the guest has not set PCIEXBAR")
+    address = int(place[1], 16) + (function << 12) + offset
+    return int(qmp.human(f"xp /1{_UNITS[size]}x {address:#x}").split()[-1], 16)
 
 
 def _find(qmp: QmpSession, identifier: str) -> Mapping[str, Any]:

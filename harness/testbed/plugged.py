@@ -17,6 +17,7 @@ from harness.guest.function_control import FunctionControl, find_function
 from harness.host.deadline import Deadline
 from harness.pci.store import StoreEntry
 from harness.qemu.launch import TIMELINE
+from harness.qemu.pci import read_config
 from harness.remapping.audit import Disagreement, audit
 from harness.remapping.handle_audit import audit_handles
 from harness.remapping.live_entries import BrokenRule, broken_rules
@@ -117,7 +118,7 @@ class PluggedFunction(ServedFunction[ImsFunction]):
         """Return every entry of every store, the MSI-X table that QEMU keeps for us included."""
         entries = self.model.stores()
         if any(entry.address is None for entry in entries):
-            table = self._msix_table()
+            table = self.msix_table()
             entries = [
                 _with_message(entry, table[entry.index]) if entry.address is None else entry
                 for entry in entries
@@ -133,8 +134,15 @@ class PluggedFunction(ServedFunction[ImsFunction]):
                 return Message(entry.address, entry.data)
         raise ValueError(f"the function has no interrupt {store.name} {index}")
 
-    def _msix_table(self) -> list[MessageEntry]:
-        # Read where the guest would read it, through the monitor: QEMU's VFIO keeps the table.
+    def kept_config(self, offset: int, size: int) -> int:
+        """Return a register of config space as QEMU has it: it answers for MSI and MSI-X itself."""
+        return read_config(self.machine.qmp, self.requester_id, offset, size)
+
+    def msix_table(self) -> list[MessageEntry]:
+        """Return the MSI-X table that QEMU's VFIO keeps, wired or not.
+
+        Read where the guest would read it, through the monitor.
+        """
         count = self.model.spec.msix_vectors
         base = self.bar_address(regs.BAR_MSIX) + regs.MSIX_TABLE_OFFSET
         text = self.machine.qmp.human(f"xp /{count * 4}wx {base:#x}")

@@ -38,25 +38,46 @@ def test_each_irte_verifies_the_source_id_of_the_function(
 
 
 @pytest.mark.timeout(280)
-@pytest.mark.machine("caching")
-def test_when_no_irte_is_left_the_driver_gets_the_error_and_recovers(
+def test_when_no_irte_is_left_every_driver_gets_the_error_and_recovers(
     ims_device: PluggedFunction,
 ) -> None:
     guest = ims_device.control
+    guest.alloc(Store.IMS, 3)
     held = guest.hold()
     assert held.refusal in NONE_LEFT
     # Whatever the machine uses itself is a handful.
     entries = ims_device.table().entries
     assert entries - 200 < held.total < entries
-    for store in (Store.IMS, Store.MSIX):
-        with pytest.raises(ControlError) as refused:
-            guest.alloc(store, 1)
-        assert refused.value.errno in NONE_LEFT
+    for store in STORES:
+        refuse(ims_device, store, 1, index=3 if store is Store.IMS else 0)
+
+    # Three are left. What a larger allocation takes of them before it fails, it gives back.
+    guest.free(Store.IMS, count=3)
+    for store in STORES:
+        refuse(ims_device, store, 4)
+    for store, granted in ((Store.MSI, 1), (Store.MSIX, 3)):
+        assert guest.alloc(store, 4, least=1).done == granted
+        guest.free(store, count=granted)
+    guest.alloc(Store.IMS, 3)
+    refuse(ims_device, Store.IMS, 1, index=3)
+    guest.free(Store.IMS, count=3)
     assert guest.drop().total == 0
 
     ims_device.set_up(Store.IMS, 4)
+    ims_device.set_up(Store.MSI, 32)
     deliver(ims_device, Store.IMS, 0, 1, 2, 3)
+    deliver(ims_device, Store.MSI, 0, 31)
     ims_device.check_audit()
+
+
+def refuse(ims_device: PluggedFunction, store: Store, count: int, *, index: int = 0) -> None:
+    """Check that an allocation fails for want of IRTEs, and takes none."""
+    before = len(ims_device.table().present_entries())
+    with pytest.raises(ControlError) as refused:
+        ims_device.control.alloc(store, count, index=index)
+    assert refused.value.errno in NONE_LEFT
+    assert not refused.value.done
+    assert len(ims_device.table().present_entries()) == before
 
 
 def test_entries_are_taken_without_gaps_in_the_owners_view(ims_device: PluggedFunction) -> None:

@@ -112,20 +112,41 @@ def test_a_work_descriptor_raises_the_interrupt_it_names(ims_device: PluggedFunc
 
 @pytest.mark.capability("A6")
 @pytest.mark.device(ims_mapped=True)
-def test_a_control_vector_on_msix_and_queues_on_ims_work_at_once(
-    ims_device: PluggedFunction,
+@pytest.mark.parametrize(
+    ("loaded", "busy"),
+    [(Store.IMS, Store.MSIX), (Store.MSIX, Store.IMS)],
+    ids=["IMS-under-load", "MSIX-under-load"],
+)
+def test_a_store_is_moved_masked_and_torn_down_while_the_other_is_under_load(
+    ims_device: PluggedFunction, loaded: Store, busy: Store
 ) -> None:
-    model = ims_device.model
-    ims_device.set_up(Store.MSIX, 1)
-    ims_device.set_up(Store.IMS, 16)
-    queues = model.burst(Store.IMS, range(16), 400)
-    for _ in range(20):
-        deliver(ims_device, Store.MSIX, 0)
-    queues.wait(Deadline(60, "400 interrupts of the queues"))
-    assert runs(ims_device, Store.MSIX, 0) == 20
-    assert sum(runs(ims_device, Store.IMS, index) for index in range(16)) == 400
+    ims_device.set_up(loaded, 8)
+    load = ims_device.model.burst(loaded, range(8), 1200)
+    rounds = 0
+    while not load.over or rounds < 2:
+        work_through(ims_device, busy, cpu=rounds % 2)
+        rounds += 1
+    load.wait(Deadline(60, f"the interrupts of {loaded.name}"))
+    assert sum(sum(item.counts) for item in ims_device.control.interrupts(loaded)) == 1200
+    assert len(ims_device.irtes()) == 8
     ims_device.check_audit()
-    model.ledger.assert_quiet()
+    ims_device.model.ledger.assert_quiet()
+
+
+def work_through(ims_device: PluggedFunction, store: Store, cpu: int) -> None:
+    """Set four interrupts of a store up, move and mask one, and tear all of them down."""
+    guest, model = ims_device.control, ims_device.model
+    ims_device.set_up(store, 4)
+    ims_device.move(store, cpu, index=2)
+    assert model.raise_and_wait(store, 2, Deadline(10, "an interrupt that was moved")).cpu == cpu
+    guest.mask(store, 2)
+    held = model.raise_interrupt(store, 2)
+    fence(ims_device, store, 1)
+    assert not held.answered
+    guest.unmask(store, 2)
+    model.ledger.wait_answered(held, Deadline(10, "an interrupt that was held"))
+    guest.release(store, count=4)
+    guest.free(store, count=4)
 
 
 @pytest.mark.capability("A6")

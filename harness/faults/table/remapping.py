@@ -143,7 +143,9 @@ REMAPPING_FAULTS: Final = (
         imitates="IRTEs leak at teardown (4c457e8cb75e)",
         seed=Patch(call_of("__bitmap_clear", "bitmap_release_region", within=FREE), skip),
         rows=("B6",),
-        tests=("test_teardown.py::test_thousands_of_cycles_leave_no_irte_and_no_interrupt_number",),
+        tests=(
+            "test_teardown.py::test_thousands_of_cycles_leave_no_irte_no_number_no_vector_and_no_memory",
+        ),
     ),
     Fault(
         name="block-without-subhandles",

@@ -17,7 +17,9 @@ VECTOR_FAULTS: Final = (
             call_of("irq_matrix_free", within=("clear_irq_vector", "x86_vector_free_irqs")), skip
         ),
         rows=("B3", "B6"),
-        tests=("test_teardown.py::test_thousands_of_cycles_leave_no_irte_and_no_interrupt_number",),
+        tests=(
+            "test_teardown.py::test_thousands_of_cycles_leave_no_irte_no_number_no_vector_and_no_memory",
+        ),
     ),
     Fault(
         name="vectors-leak-at-moves",
