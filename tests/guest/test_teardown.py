@@ -135,3 +135,14 @@ def kept(ims_device: PluggedFunction, register: str) -> int:
 @pytest.mark.machine("caching")
 def test_a_test_may_leave_the_driver_unbound(ims_device: PluggedFunction) -> None:
     ims_device.unbind()
+
+
+@pytest.mark.machine("caching")
+def test_more_moves_than_there_are_vectors_leave_none_taken(ims_device: PluggedFunction) -> None:
+    # Two CPUs have some 400 between them: were one lost at each move, this would end with ENOSPC.
+    ims_device.set_up(Store.IMS, 16)
+    for cpu in (1, 0) * 16:
+        ims_device.control.move(Store.IMS, cpu, count=16)
+        # The vector that was left is free once an interrupt has arrived at the new one.
+        deliver(ims_device, Store.IMS, *range(16))
+    ims_device.check_audit()
