@@ -8,8 +8,9 @@ import pytest
 
 from harness.config.matrix import Cell
 from harness.devices.ims_function.spec import ImsFunctionSpec
-from harness.errors import ConfigError, HarnessError
+from harness.errors import ConfigError, HarnessError, MissingRequirement
 from harness.pytest_plugin.options import selection
+from harness.qemu.command import MachineSpec
 from harness.report.capabilities import capability_rows
 from harness.testbed.aftermath import Leftover
 
@@ -95,6 +96,19 @@ def group_of(node: pytest.Item) -> str | None:
     if scope not in kinds or (parent := node.getparent(kinds[scope])) is None:
         raise ConfigError(f"shared_vm({scope!r}): it is shared by a class or by a module")
     return parent.nodeid
+
+
+def check_cpus_wanted(node: pytest.Item, machine: MachineSpec) -> None:
+    """Look whether a machine has as many CPUs as a test needs.
+
+    :raises MissingRequirement: it has fewer.
+    """
+    marker = node.get_closest_marker("cpus")
+    if marker and machine.cpus < marker.args[0]:
+        raise MissingRequirement(
+            f"{marker.args[0]} CPUs; the machine {machine.name} has {machine.cpus}",
+            hint="choose a machine with more (cpus: in its recipe)",
+        )
 
 
 def leftovers(node: pytest.Item) -> frozenset[Leftover]:

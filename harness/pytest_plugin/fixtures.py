@@ -13,7 +13,7 @@ from harness.config.recipes import load_machines
 from harness.errors import HarnessError
 from harness.guest.control import Control
 from harness.guest.ssh import SshSession
-from harness.pytest_plugin.cells import device_spec, group_of, leftovers
+from harness.pytest_plugin.cells import check_cpus_wanted, device_spec, group_of, leftovers
 from harness.pytest_plugin.faults import fault_sown
 from harness.pytest_plugin.options import provisioner_of, run_directory
 from harness.pytest_plugin.verdicts import DEVICE, EVIDENCE, PROVENANCE, VERDICT, VM, keep_evidence
@@ -59,6 +59,7 @@ def vm(vm_cell: Cell, vm_lender: VmLender, request: pytest.FixtureRequest) -> It
     ``@pytest.mark.cold_boot("nox2apic")`` boots for real, with words for the kernel.
     """
     node = request.node
+    check_cpus_wanted(node, vm_lender.machine(vm_cell))
     with _lent(vm_lender, vm_cell, node) as vm, fault_sown(node, vm):
         node.stash[VM] = vm
         node.stash[PROVENANCE] = vm.provenance()

@@ -28,6 +28,7 @@ _MARKERS = (
     "machine(*names): machines that the test is for (default: the matrix's)",
     "cold_boot(*words): boot for real instead of from a snapshot, with words for the kernel",
     "shared_vm(scope): keep one guest for the tests of a 'class' or 'module'",
+    "cpus(count): the machine needs so many CPUs; on one with fewer the test is skipped",
     "leaves(*what): what the test leaves behind on purpose: 'events', 'audit', 'stale', 'entries'",
     "device(**spec): fields of harness.devices.ims_function.spec.ImsFunctionSpec for ims_device",
 )

@@ -48,6 +48,10 @@ class VmLender:
     ) -> None:
         self._end_shared()
 
+    def machine(self, cell: Cell) -> MachineSpec:
+        """Return the machine of a cell, as its recipe has it."""
+        return choose(self._machines, cell.machine, what="machine")
+
     @contextlib.contextmanager
     def fresh_vm(self, cell: Cell) -> Iterator[Vm]:
         """Hold a guest that nobody has touched: it continues from a snapshot of its boot.
@@ -113,8 +117,7 @@ class VmLender:
 
     def _supplies(self, cell: Cell) -> tuple[Guest, MachineSpec]:
         recipe = choose(self._provisioner.recipes.kernels, cell.kernel, what="kernel")
-        spec = choose(self._machines, cell.machine, what="machine")
-        return self._provisioner.guest(recipe), spec
+        return self._provisioner.guest(recipe), self.machine(cell)
 
     @contextlib.contextmanager
     def _workspace(self, cell: Cell) -> Iterator[Workspace]:

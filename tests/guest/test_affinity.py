@@ -25,6 +25,7 @@ IN_FLIGHT: Final = 60
 """Interrupts raised around each of them."""
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
 def test_a_move_rewrites_the_irte_only_and_the_next_interrupt_lands_on_the_new_cpu(
     ims_device: PluggedFunction, store: Store
@@ -56,6 +57,7 @@ def test_a_move_rewrites_the_irte_only_and_the_next_interrupt_lands_on_the_new_c
     ims_device.check_audit()
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("G3")
 @pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
 def test_an_interrupt_that_is_raised_at_once_after_a_move_goes_to_the_new_cpu(
@@ -65,7 +67,7 @@ def test_an_interrupt_that_is_raised_at_once_after_a_move_goes_to_the_new_cpu(
     ims_device.set_up(store, 2)
     ims_device.move(store, 0, index=1)
     message = ims_device.message(store, 1)
-    at_once = 0
+    at_once, old = 0, 0
     for cpu in [*range(1, vm.spec.cpus), 0] * 20:
         before = ims_device.irte(message)
         moved = ims_device.control.move_fire(store, cpu, index=1)
@@ -74,8 +76,11 @@ def test_an_interrupt_that_is_raised_at_once_after_a_move_goes_to_the_new_cpu(
         )
         answered = Deadline(5, "an interrupt that was raised with its move")
         ims_device.model.ledger.wait_answered(event, answered)
-        assert event.cpu == moved.cpu
-        if moved.cpu == cpu:
+        # A handler that still runs on the old CPU takes over what arrives on the new one meanwhile
+        # (kernel/irq/chip.c, handle_edge_irq(), IRQS_PENDING).
+        assert event.cpu in (moved.cpu, old)
+        old = cpu
+        if event.cpu == moved.cpu == cpu:
             assert ims_device.irte(message) != before
             at_once += 1
             if at_once == AT_ONCE:
@@ -85,6 +90,7 @@ def test_an_interrupt_that_is_raised_at_once_after_a_move_goes_to_the_new_cpu(
     ims_device.model.ledger.assert_quiet()
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("G3")
 @pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
 def test_interrupts_in_flight_survive_moves(
@@ -101,18 +107,23 @@ def test_interrupts_in_flight_survive_moves(
         before = [ims_device.irte(message) for message in messages]
         burst = ims_device.model.burst(store, range(4), IN_FLIGHT)
         asked = time.monotonic_ns()
-        moved = guest.move(store, new, count=4)
+        guest.move(store, new, count=4)
         returned = time.monotonic_ns()
         burst.wait(Deadline(30, f"{IN_FLIGHT} interrupts under a move"))
+        arrived = set()
         for event in ledger.events()[began:]:
             assert event.answered_at is not None
             possible = {old, new}
             if event.answered_at < asked:
                 possible = {old}
-            elif event.raised_at > returned and moved[event.index].cpu == new:
+            elif event.index in arrived:
                 possible = {new}
                 judged += 1
             assert event.cpu in possible, f"{event}, moved from CPU {old} to {new}"
+            # While the handler runs on the old CPU it takes over what arrives on the new one
+            # (kernel/irq/chip.c, handle_edge_irq(), IRQS_PENDING); then no more.
+            if event.raised_at > returned and event.cpu == new:
+                arrived.add(event.index)
         for index in range(4):
             ims_device.move(store, new, index)  # carried out, if it was put off
         after = [ims_device.irte(message) for message in messages]
@@ -123,7 +134,7 @@ def test_interrupts_in_flight_survive_moves(
 
 
 def test_a_move_to_a_cpu_that_is_not_there_is_refused_and_changes_nothing(
-    ims_device: PluggedFunction,
+    vm: Vm, ims_device: PluggedFunction
 ) -> None:
     guest = ims_device.control
     guest.alloc(Store.IMS, 1)
@@ -131,6 +142,6 @@ def test_a_move_to_a_cpu_that_is_not_there_is_refused_and_changes_nothing(
     message = ims_device.message(Store.IMS, 0)
     before = ims_device.irte(message)
     with pytest.raises(ControlError, match="EINVAL"):
-        guest.move(Store.IMS, cpu=7)
+        guest.move(Store.IMS, cpu=vm.spec.cpus)
     assert ims_device.irte(message) == before
     ims_device.model.raise_and_wait(Store.IMS, 0, Deadline(5, "the old route"))

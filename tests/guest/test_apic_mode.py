@@ -32,6 +32,7 @@ def test_the_guest_goes_to_the_mode_that_the_machine_offers(
     assert f"DMAR-IR: Enabled IRQ remapping in {mode} mode" in vm.kernel_log()
 
 
+@pytest.mark.cpus(2)
 @every_mode
 def test_each_cpu_is_reached_by_the_destination_in_the_irte(
     vm: Vm, ims_device: PluggedFunction

@@ -14,6 +14,7 @@ from tests.guest.support import damaged, deliver, fence
 pytestmark = pytest.mark.capability("B8")
 
 
+@pytest.mark.cpus(2)
 def test_the_three_views_agree_at_every_step_of_a_life(ims_device: PluggedFunction) -> None:
     guest = ims_device.control
     for store in STORES:

@@ -17,6 +17,7 @@ CHUNK = 256
 """Interrupts that are requested at a time: two CPUs have about 400 vectors between them."""
 
 
+@pytest.mark.cpus(2)  # one has some 200 vectors
 @pytest.mark.capability("A4")
 @pytest.mark.device(ims_mapped=True)
 def test_2048_entries_beside_nine_vectors_are_allocated_and_all_deliver(

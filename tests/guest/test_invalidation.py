@@ -16,6 +16,7 @@ from tests.guest.support import damaged_unseen, deliver, invalidate
 pytestmark = pytest.mark.capability("G1")
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
 def test_no_operation_leaves_a_changed_irte_in_the_units_cache(
     vm: Vm, ims_device: PluggedFunction, store: Store
@@ -85,6 +86,7 @@ def test_what_a_later_operation_hides_is_told_all_the_same(
     vm.observer.check_invalidations()
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.machine("caching", "caching-xapic")
 def test_a_message_goes_where_the_cached_irte_leads(vm: Vm, ims_device: PluggedFunction) -> None:
     ims_device.set_up(Store.IMS, 2)

@@ -37,6 +37,7 @@ def live_in_order(function: PluggedFunction, store: Store) -> None:
     traps.check_order(store)
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.parametrize("store", [Store.MSIX, Store.IMS], ids=lambda store: store.name)
 def test_an_entry_is_changed_while_masked_and_a_mask_is_read_back(
     ims_device: PluggedFunction, store: Store
@@ -44,6 +45,7 @@ def test_an_entry_is_changed_while_masked_and_a_mask_is_read_back(
     live_in_order(ims_device, store)
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.machine("no-iommu")
 def test_a_move_that_rewrites_the_entry_masks_it_meanwhile(ims_device: PluggedFunction) -> None:
     live_in_order(ims_device, Store.MSIX)

@@ -144,6 +144,7 @@ def life(function: PluggedFunction, store: Store) -> tuple[dict[str, str], dict[
     return accesses, calls
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("E1")
 @pytest.mark.device(ims_mapped=False)
 @pytest.mark.parametrize("store", [Store.MSI, Store.MSIX, Store.IMS], ids=lambda store: store.name)
@@ -199,6 +200,7 @@ def test_the_trap_sees_the_message_that_the_guest_writes_to_msi(
     assert (written[4], written[8], written[12]) == (composed.address, 0, composed.data)
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("E3")
 @pytest.mark.device(ims_mapped=True)
 def test_a_mapped_array_costs_no_trapped_access_in_its_whole_life(
