@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Self
 
-from harness.events.stream import now
+from harness.events.stream import Event, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +36,17 @@ class ClockTie:
     def ours(self, shown: int) -> int:
         """Return what our clock showed when the other one showed this."""
         return shown - self.offset
+
+
+@dataclass(frozen=True, slots=True)
+class ClockTied(Event):
+    """Another clock's tie, as a timeline shows it."""
+
+    tie: ClockTie
+
+    def __str__(self) -> str:
+        offset, error = self.tie.offset / 1e9, self.tie.error / 1e9
+        return f"its clock showed {self.when / 1e9 + offset:.6f}, within {error:.6f} s"
 
 
 def wall_clock() -> ClockTie:

@@ -10,13 +10,11 @@ from typing import Final
 
 from harness.devices.ims_function.function import ImsFunction
 from harness.errors import CheckFailed, GuestCommandError
-from harness.events.timeline import timeline
 from harness.guest.control import Control
 from harness.guest.facts import Interrupt
 from harness.guest.function_control import FunctionControl, find_function
 from harness.host.deadline import Deadline
 from harness.pci.store import StoreEntry
-from harness.qemu.launch import TIMELINE
 from harness.qemu.pci import read_config
 from harness.remapping.audit import Disagreement, audit
 from harness.remapping.handle_audit import audit_handles
@@ -212,12 +210,10 @@ class PluggedFunction(ServedFunction[ImsFunction]):
             )
 
     def dump(self) -> None:
-        """Write the stores, what became of each event and the timeline; never raises."""
+        """Write the stores and what became of each event into the workspace; never raises."""
         ledger = self.model.ledger
         self._keep("stores", lambda: [e for e in self.stores() if e.enabled or e.address])
         self._keep("events", lambda: [*ledger.events(), *ledger.findings()])
-        machine = self.machine
-        keep(machine.workspace, TIMELINE, lambda: "".join(timeline(machine.events)))
 
     def _keep(self, what: str, look: Callable[[], Iterable[object]]) -> None:
         def text() -> str:

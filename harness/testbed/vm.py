@@ -15,7 +15,9 @@ from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.virte_function.function import VirteFunction
 from harness.errors import CheckFailed, HarnessError
-from harness.events.stream import Writer
+from harness.events.clock import ClockTie, ClockTied
+from harness.events.stream import Writer, now
+from harness.events.timeline import timeline
 from harness.guest.control import Control, ControlError
 from harness.guest.identity import Identity, make_identity
 from harness.guest.kernel_log import Complaint, DmarFault, alarm, complaints
@@ -25,7 +27,7 @@ from harness.host.deadline import Deadline, wait_until
 from harness.host.resources import harness_version
 from harness.host.workspace import Workspace
 from harness.qemu.command import MachineSpec
-from harness.qemu.launch import Boot, running_machine
+from harness.qemu.launch import TIMELINE, Boot, running_machine
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Machine, State
 from harness.spec.vtd import FaultReason, FaultRecord
 from harness.testbed.aftermath import Leftover, check_gone, check_settled, queue_errors
@@ -41,6 +43,9 @@ ANSWER_SECONDS: Final = 20.0
 
 _OF_MODULE: Final = re.compile(r"imstest|[Mm]odule")
 """What a line of the log is about that says why a module was refused."""
+
+CLOCK_ROUNDS: Final = 5
+"""How often the guest's clock is read, of which the quickest reading counts."""
 
 DUMP_SECONDS: Final = 5.0
 """Bound of a guest's answer when something has gone wrong already."""
@@ -144,6 +149,24 @@ class Vm:
                 "the guest's kernel has not loaded the module",
                 evidence="\n".join(said) or "(its log says nothing)",
             )
+
+    def guest_clock(self) -> ClockTie:
+        """Tie the guest's CLOCK_MONOTONIC to ours, as well as a few round trips can.
+
+        :raises HarnessError: the guest does not say what its clock shows.
+        """
+        return ClockTie.measure(self.guest_time, CLOCK_ROUNDS)
+
+    def guest_time(self) -> int:
+        """Return what the guest's CLOCK_MONOTONIC shows, in nanoseconds.
+
+        :raises HarnessError: the guest does not say.
+        """
+        # Read at the beginning of the file, whose rest is not needed.
+        text = self.host.read_file("/proc/timer_list", seconds=DUMP_SECONDS)
+        if match := re.search(r"^now at (\d+) nsecs$", text, re.MULTILINE):
+            return int(match[1])
+        raise HarnessError("the guest's timer list has no time", evidence=text[:200])
 
     def kernel_log(self) -> str:
         """Return what the kernel has logged so far (dmesg)."""
@@ -271,8 +294,11 @@ class Vm:
         keep(self.workspace, "irtes.txt", self._irtes)
         for number, door in enumerate(self.doors):
             keep(self.workspace, f"virte-{number}.txt", door.table)
-        if self.machine.state is not State.READY:
-            return
+        if self.machine.state is State.READY:
+            self._dump_guest()
+        keep(self.workspace, TIMELINE, lambda: "".join(timeline(self.machine.events)))
+
+    def _dump_guest(self) -> None:
         # A guest that does not answer is not asked again.
         if keep(
             self.workspace, "guest-dmesg.txt", lambda: self.host.kernel_log(seconds=DUMP_SECONDS)
@@ -282,6 +308,9 @@ class Vm:
                 "proc-interrupts.txt",
                 lambda: self.host.read_file("/proc/interrupts", seconds=DUMP_SECONDS),
             )
+            with contextlib.suppress(Exception):  # whatever the guest is like by now
+                tie = self.guest_clock()
+                self.machine.events.write(ClockTied(now(), "guest", tie))
 
     def _irtes(self) -> str:
         entries = self.observer.table().present_entries()

@@ -125,6 +125,7 @@ def assert_is_merged(timeline: str) -> None:
         ("function0", "event 1 on IMS 0 raised"),
         ("function0", "-> 0000 DMA_WRITE"),
         ("function0", "event 1 on IMS 0 answered"),
+        ("guest", "its clock showed"),
     ]
     found = [
         next((at for at, line in enumerate(lines) if line[0] == who and line[1].startswith(what)))
