@@ -1,0 +1,75 @@
+"""Whatever ends a kernel that has negotiated: the old scheme is back, and every handle free."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from harness.build.provision import Provisioner
+from harness.config.recipes import load_machines
+from harness.devices.ims_function.function import ImsFunction
+from harness.devices.virte_function.events import ReturnedToOldScheme
+from harness.devices.virte_function.function import VirteFunction
+from harness.errors import GuestLost
+from harness.host.deadline import Deadline, wait_until
+from harness.host.workspace import make_workspace
+from harness.hypervisor.host import Host
+from harness.spec.interrupt import Store
+from harness.testbed.plugged import PluggedFunction
+from harness.testbed.supplies import DEFAULT_KERNEL
+from harness.testbed.vm import Vm, running_vm
+from tests.guest.support import deliver
+
+HANDLES = 64
+
+
+@contextmanager
+def holding_handles(vm: Vm, door: VirteFunction) -> Iterator[PluggedFunction]:
+    """Hold an IMS function with live handles, in a guest that has negotiated."""
+    with vm.plugged(door):
+        wait_until(lambda: door.partition.negotiated, Deadline(20, "the guest's negotiation"))
+        with vm.plugged(ImsFunction()) as served:
+            device = PluggedFunction(served, vm.control)
+            device.wait_bound()
+            device.set_up(Store.MSIX, 2)
+            device.set_up(Store.IMS, 4)
+            deliver(device, Store.IMS, *range(4))
+            assert door.partition.live == 6
+            yield device
+
+
+def is_old_scheme(door: VirteFunction) -> bool:
+    partition = door.partition
+    return not partition.negotiated and partition.host.handles.free == HANDLES
+
+
+def reboot(vm: Vm) -> None:
+    vm.ssh.run("reboot -f; sleep 60", deadline=Deadline(30, "the reboot"))
+
+
+def panic(vm: Vm) -> None:
+    vm.ssh.run("echo c >/proc/sysrq-trigger; sleep 60", deadline=Deadline(30, "the panic"))
+
+
+@pytest.mark.capability("D1")
+@pytest.mark.parametrize("end", [reboot, panic], ids=["reset", "panic"])
+def test_a_guest_that_ends_leaves_no_handle(
+    provisioner: Provisioner, tmp_path: Path, end: Callable[[Vm], None]
+) -> None:
+    door = VirteFunction(Host(HANDLES, time.monotonic))
+    guest = provisioner.guest(provisioner.recipes.kernels[DEFAULT_KERNEL])
+    machine = replace(load_machines()["remapping-only"], root_ports=2)
+    workspace = make_workspace(tmp_path, "machine")
+    with running_vm(guest, provisioner.qemu(), machine, workspace) as vm:
+        events = vm.machine.events
+        with holding_handles(vm, door), pytest.raises(GuestLost):
+            end(vm)
+    assert is_old_scheme(door)
+    if end is panic:  # nobody has released anything
+        (returned,) = events.of(ReturnedToOldScheme)
+        assert returned.handles == 6
