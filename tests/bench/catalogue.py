@@ -20,7 +20,7 @@ from tests.bench.hostile import hostile_messages
 from tests.bench.hypercall import cost
 from tests.bench.interrupts import irqs_per_second
 from tests.bench.metrics import Goal, Metric, Summary
-from tests.bench.suite import suite_s
+from tests.bench.suite import core_s_per_guest_test, suite_s
 from tests.bench.trap_cost import trap_cost
 from tests.bench.vfio_user_bench import echo_round_trips, posted_writes_per_second, read_round_trips
 
@@ -192,6 +192,12 @@ METRICS: Final = (
         measure=faults_caught_percent,
         against="seeded faults that a kernel has a place for, by a row that should; every kernel",
         goal=Goal(95, at_least=True),
+    ),
+    Metric(
+        name="core_s_per_guest_test",
+        unit="s",
+        measure=core_s_per_guest_test,
+        against="the same of another checkout, in turn; QEMU's processor time included",
     ),
     Metric(
         name="suite_s",
