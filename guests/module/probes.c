@@ -44,8 +44,10 @@ static void __maybe_unused probe(struct pci_dev *pdev)
 
 #elif defined(PROBE_ISOLATED_MSI)
 
-/* Linux kernel commit dcb83f6ec1bf ("genirq: Rename IRQ_DOMAIN_MSI_REMAP to
- * IRQ_DOMAIN_ISOLATED_MSI") (in v6.3) */
+/*
+ * Linux kernel commit dcb83f6ec1bf ("genirq/msi: Rename IRQ_DOMAIN_MSI_REMAP to
+ * IRQ_DOMAIN_ISOLATED_MSI") (in v6.3)
+ */
 static void __maybe_unused probe(struct irq_domain *domain)
 {
 	domain->flags |= IRQ_DOMAIN_FLAG_ISOLATED_MSI;
@@ -122,7 +124,7 @@ static bool __maybe_unused probe(struct irq_domain *domain)
 
 #elif defined(PROBE_SYSCORE_DATA)
 
-/* In v7.0: the callbacks are const, and are told whose they are. */
+/* Seen in v7.3, and not in v6.12: the callbacks are const, and are told whose they are. */
 static void __maybe_unused probe(struct syscore *syscore)
 {
 	register_syscore(syscore);
