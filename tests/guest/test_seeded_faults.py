@@ -15,6 +15,7 @@ from harness.faults.change import skip
 from harness.faults.place import Place, call_of, instruction
 from harness.faults.seed import Patch, Replacement
 from harness.faults.table import choose_fault
+from harness.host.deadline import Deadline
 from harness.pci.store import PendingBits
 from harness.spec.interrupt import Store
 from harness.spec.vtd import Entry
@@ -53,7 +54,10 @@ def test_a_place_in_the_module_is_found_too(vm: Vm, ims_device: PluggedFunction)
         fence(ims_device, Store.IMS, 1)
         guest.unmask(Store.IMS)
     guest.mask(Store.IMS)
-    assert model.raise_interrupt(Store.IMS, 0).fate is Fate.PENDING
+    held = model.raise_interrupt(Store.IMS, 0)
+    assert held.fate is Fate.PENDING
+    guest.unmask(Store.IMS)
+    model.ledger.wait_answered(held, Deadline(5, "the entry that was held"))
 
 
 @pytest.mark.kernel(DEFAULT_KERNEL)
@@ -92,13 +96,17 @@ def test_a_method_of_a_model_is_replaced_and_put_back(vm: Vm) -> None:
 TESTS = """
 import pytest
 from harness.devices.ledger import Fate
+from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
 
 @pytest.mark.capability("A4")
 def test_that_looks(ims_device):
     ims_device.set_up(Store.IMS, 1)
     ims_device.control.mask(Store.IMS)
-    assert ims_device.model.raise_interrupt(Store.IMS, 0).fate is Fate.PENDING
+    event = ims_device.model.raise_interrupt(Store.IMS, 0)
+    assert event.fate is Fate.PENDING
+    ims_device.control.unmask(Store.IMS)
+    ims_device.model.ledger.wait_answered(event, Deadline(5, "the entry that was held"))
 """
 BLIND = """
 import pytest
