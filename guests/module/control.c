@@ -296,6 +296,7 @@ union imstest_argument {
 	struct imstest_function_facts function_facts;
 	struct imstest_hold hold;
 	struct imstest_irqs irqs;
+	struct imstest_policy policy;
 };
 
 static const struct {
@@ -381,6 +382,8 @@ static long imstest_ioctl(struct file *file, unsigned int command, unsigned long
 		return ret;
 	if (command == IMSTEST_IOC_IRQS)
 		ret = imstest_machine_irqs(&argument.irqs);
+	else if (command == IMSTEST_IOC_POLICY)
+		ret = imstest_policy(&argument.policy);
 	else
 		ret = imstest_function_ioctl(command, &argument);
 	mutex_unlock(&imstest_lock);

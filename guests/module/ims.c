@@ -205,7 +205,7 @@ err_free_rest:
  * @function:	the function
  * @range:	index (or IMSTEST_ANY) and count; index and done are written
  *
- * Return: 0, -EOPNOTSUPP without an IMS domain, -EINVAL for entries that the
+ * Return: 0, -EPERM when the policy in force refuses, -EOPNOTSUPP without an IMS domain, -EINVAL for entries that the
  * device does not have, -EBUSY when one is in use, -ENOSPC when no run of free
  * entries is long enough, or what the IRQ domains answer.
  */
@@ -214,6 +214,9 @@ int imstest_ims_alloc(struct imstest_function *function, struct imstest_range *r
 	u32 entries = function->ims_entries;
 	int ret;
 
+	ret = imstest_policy_check(function);
+	if (ret)
+		return ret;
 	if (!function->ims_ready)
 		return -EOPNOTSUPP;
 	if (!range->count || range->count > entries)

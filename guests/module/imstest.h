@@ -12,6 +12,8 @@
  * work_queue.c		descriptors that make the device raise an interrupt
  * placeholders.c	remapping entries taken for no interrupt
  * machine.c		every interrupt of the machine, with its domain hierarchy
+ * firmware.c		what firmware, remapping units and CPUs say about the platform
+ * policy.c		whether IMS may be used by that
  * virte*.c		the vIRTE call: a driver of its own, see virte.h
  * probes.c		what the kernel offers: HAVE_* in imstest_have.h, made by Kbuild
  */
@@ -123,6 +125,47 @@ struct imstest_interrupt {
 	char name[32];
 };
 
+/**
+ * struct imstest_told - one ACPI table, and what it says about IMS
+ * @there:	there is such a table
+ * @sound:	it is as it should be
+ * @speaks:	it says something about IMS
+ * @ims:	IMSTEST_IMS_*
+ * @fault:	what is wrong with it
+ */
+struct imstest_told {
+	bool there;
+	bool sound;
+	bool speaks;
+	u8 ims;
+	char fault[64];
+};
+
+/* As byte 36 of the table VIRE. */
+#define IMSTEST_IMS_UNDEFINED	0
+#define IMSTEST_IMS_DIRECT	1
+#define IMSTEST_IMS_CALL	2
+
+/**
+ * struct imstest_platform - what can be known of the platform
+ * @dmar:	the table DMAR
+ * @vire:	the table VIRE
+ * @units:	remapping units
+ * @remapping:	those that remap interrupts
+ * @caching_mode: those in caching mode
+ * @hypervisor:	CPUID shows a hypervisor
+ * @granted:	the vIRTE call was negotiated
+ */
+struct imstest_platform {
+	struct imstest_told dmar;
+	struct imstest_told vire;
+	u32 units;
+	u32 remapping;
+	u32 caching_mode;
+	bool hypervisor;
+	bool granted;
+};
+
 static inline u32 imstest_read(const struct imstest_function *function, u32 reg)
 {
 	return ioread32(function->control + reg);
@@ -198,5 +241,12 @@ int imstest_machine_irqs(struct imstest_irqs *irqs);
 int imstest_compose(struct irq_data *irqd, struct msi_msg *msg);
 int imstest_effective_cpu(struct irq_data *irqd);
 const struct irq_cfg *imstest_vector(struct irq_data *irqd);
+
+/* firmware.c */
+void imstest_platform(struct imstest_platform *platform);
+
+/* policy.c */
+int imstest_policy(struct imstest_policy *policy);
+int imstest_policy_check(struct imstest_function *function);
 
 #endif /* IMSTEST_H */

@@ -245,6 +245,54 @@ struct imstest_irqs {
 	__u64 irqs;
 };
 
+/**
+ * enum imstest_rule - may this kernel use IMS? What goes by what
+ * @IMSTEST_RULE_IOMMU: there is an IOMMU, and it remaps interrupts
+ * @IMSTEST_RULE_TABLE_FORMAT: the DMAR table is of the new format, and allows it
+ * @IMSTEST_RULE_CACHING_MODE: no remapping unit is in caching mode
+ * @IMSTEST_RULE_CPUID: CPUID shows no hypervisor
+ * @IMSTEST_RULE_FIRMWARE_FLAG: the table VIRE
+ * @IMSTEST_RULE_CALL: the vIRTE call was negotiated
+ * @IMSTEST_RULE_COMBINED: all of them
+ * @IMSTEST_RULES: how many there are
+ * @IMSTEST_RULE_NONE: ENFORCE: no rule, IMS is allowed
+ * @IMSTEST_RULE_KEEP: ENFORCE: as it is
+ */
+enum imstest_rule {
+	IMSTEST_RULE_IOMMU,
+	IMSTEST_RULE_TABLE_FORMAT,
+	IMSTEST_RULE_CACHING_MODE,
+	IMSTEST_RULE_CPUID,
+	IMSTEST_RULE_FIRMWARE_FLAG,
+	IMSTEST_RULE_CALL,
+	IMSTEST_RULE_COMBINED,
+	IMSTEST_RULES,
+	IMSTEST_RULE_NONE = IMSTEST_RULES,
+	IMSTEST_RULE_KEEP,
+};
+
+/**
+ * struct imstest_verdict - what a rule says
+ * @allowed:	1: IMS may be used
+ * @why:	in words
+ */
+struct imstest_verdict {
+	__u32 allowed;
+	char why[76];
+};
+
+/**
+ * struct imstest_policy - what every rule says, and which one is in force
+ * @enforce:	in: the rule that allocations of IMS entries obey from now on
+ * @enforced:	out: the rule that they obey
+ * @rules:	out: by enum imstest_rule
+ */
+struct imstest_policy {
+	__u32 enforce;
+	__u32 enforced;
+	struct imstest_verdict rules[IMSTEST_RULES];
+};
+
 #define IMSTEST_IOC_FUNCTION	_IOWR('I', 0x00, struct imstest_function_facts)
 #define IMSTEST_IOC_ALLOC	_IOWR('I', 0x01, struct imstest_range)
 #define IMSTEST_IOC_REQUEST	_IOWR('I', 0x02, struct imstest_range)
@@ -262,5 +310,6 @@ struct imstest_irqs {
 #define IMSTEST_IOC_RESET	_IOWR('I', 0x0e, struct imstest_hold)
 #define IMSTEST_IOC_IRQS	_IOWR('I', 0x0f, struct imstest_irqs)
 #define IMSTEST_IOC_MOVE_FIRE	_IOWR('I', 0x10, struct imstest_fire)
+#define IMSTEST_IOC_POLICY	_IOWR('I', 0x20, struct imstest_policy)
 
 #endif /* IMSTEST_UAPI_H */

@@ -126,5 +126,6 @@ void virte_shutdown_exit(void);
 void virte_leave(void);
 int virte_init(void);
 void virte_exit(void);
+bool virte_granted(const struct irq_domain *domain);
 
 #endif /* VIRTE_H */

@@ -202,6 +202,22 @@ static struct pci_driver virte_driver = {
 };
 
 /**
+ * virte_granted() - whether the hypervisor has granted the call
+ * @domain:	MSI parent of the device that it is asked for, NULL: of any
+ *
+ * Return: whether the new scheme is in force, and is that of @domain.
+ */
+bool virte_granted(const struct irq_domain *domain)
+{
+	bool granted;
+
+	mutex_lock(&virte_lock);
+	granted = virte_in_force && (!domain || domain == virte_in_force->domain);
+	mutex_unlock(&virte_lock);
+	return granted;
+}
+
+/**
  * virte_init() - register the driver and watch what is bound
  *
  * Return: 0, or what the driver core answers.

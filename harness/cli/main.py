@@ -17,6 +17,7 @@ from harness.report.verdict import verdict_of
 
 VERBS: Final = (
     "run", "kernels", "build", "doctor", "capabilities", "runs", "machines", "poke", "faults",
+    "policy",
 )  # fmt: skip
 
 EPILOG = """\

@@ -19,6 +19,7 @@ from typing import Any, Final, Protocol
 from harness.errors import GuestCommandError, ProtocolError
 from harness.events.stream import Event, Writer, now
 from harness.guest.facts import Cpus, JsonObject, MachineInterrupt, Ping, build, build_all
+from harness.guest.policy import PolicyFacts, Rule
 from harness.host.deadline import Deadline
 
 _SECRET: Final = re.compile(r"\b(host_key|seed)=\S+")
@@ -151,6 +152,17 @@ class Control:
     def irqs(self) -> tuple[MachineInterrupt, ...]:
         """Return every interrupt of the machine. None may come or go meanwhile."""
         return build_all(MachineInterrupt, self.call("irqs", seconds=LONG_SECONDS), "irqs")
+
+    def policy(self) -> PolicyFacts:
+        """Return what every rule says about the use of IMS here."""
+        return build(PolicyFacts, self.call("policy"))
+
+    def enforce(self, rule: Rule | None) -> None:
+        """Let allocations of IMS entries obey a rule from now on; None: they are all allowed.
+
+        What a rule refuses fails with EPERM.
+        """
+        self.call("policy", enforce=rule or "none")
 
     def cpus(self) -> Cpus:
         """Return the CPUs and their APIC ids."""

@@ -112,6 +112,8 @@ class MachineSpec:
             raise ConfigError("firmware_fault: vire-twice needs vire")
         if self.firmware_fault == "dmar-twice" and not self.iommu:
             raise ConfigError("firmware_fault: dmar-twice needs iommu")
+        if self.firmware_fault == "dmar-checksum" and not (self.iommu and self.iommu.ims):
+            raise ConfigError("firmware_fault: dmar-checksum needs iommu with ims")
 
     @property
     def remaps_interrupts(self) -> bool:

@@ -50,8 +50,9 @@ class VireTable:
         return Vire(ims=ImsUse[self.ims.upper()], function=function).pack(oem_revision=oem_revision)
 
 
-FirmwareFault = Literal["vire-twice", "dmar-twice"]
-"""Tables that are there twice, and differ: of two that are the same, Linux itself drops one."""
+FirmwareFault = Literal["vire-twice", "dmar-twice", "dmar-checksum"]
+"""A table that is there twice, in two versions: of two that are the same, Linux itself drops one.
+Or the upgrade of a table with a wrong check sum: Linux refuses it, and goes by the table it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,8 @@ def firmware(spec: MachineSpec) -> Firmware:
     upgrades = []
     if spec.iommu and spec.iommu.ims:
         upgrades.append(q35_dmar(spec.iommu).saying_ims(spec.iommu.ims == "allowed").pack())
+        if spec.firmware_fault == "dmar-checksum":
+            upgrades[0] = upgrades[0][:-1] + bytes([upgrades[0][-1] ^ 1])
     return Firmware(tuple(added), tuple(upgrades))
 
 

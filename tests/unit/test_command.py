@@ -207,6 +207,8 @@ def test_the_machines_that_come_with_the_harness_are_what_they_are_named() -> No
         "vire-undefined": Iommu(),
         "vire-twice": Iommu(ims="allowed"),
         "dmar-twice": Iommu(ims="allowed"),
+        "dmar-checksum": replace(caching, ims="allowed"),
+        "contradiction": Iommu(ims="disallowed"),
     }
     assert {name for name, machine in machines.items() if not machine.remaps_interrupts} == {
         "no-iommu"

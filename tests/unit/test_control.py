@@ -116,6 +116,7 @@ def test_help_teaches_every_operation(imsctl: Path) -> None:
         "alloc", "request", "release", "free", "mask", "unmask", "move", "cycle", "fire",
         "move_fire", "list", "stored", "function", "irqs", "hold", "drop", "reset", "cpus", "cpu",
         "bind", "unbind", "config", "ping", "fresh", "ssh", "log", "read",
+        "policy",
     }  # fmt: skip
     assert run(imsctl)[1]["operations"] == reply["operations"]
 

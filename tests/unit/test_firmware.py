@@ -63,11 +63,18 @@ def test_a_table_that_is_there_twice_differs() -> None:
     ]
 
 
+def test_an_upgrade_with_a_wrong_check_sum_is_one() -> None:
+    (table,) = firmware(spec(iommu=Iommu(ims="allowed"), firmware_fault="dmar-checksum")).upgrades
+    with pytest.raises(ValueError, match="add up to"):
+        Dmar.unpack(table)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"firmware_fault": "vire-twice"}, "vire-twice needs vire"),
         ({"firmware_fault": "dmar-twice", "iommu": None}, "dmar-twice needs iommu"),
+        ({"firmware_fault": "dmar-checksum"}, "dmar-checksum needs iommu with ims"),
     ],
 )
 def test_a_fault_of_a_table_that_is_not_there_is_refused(
