@@ -224,12 +224,16 @@ int imstest_interrupt_unmask(struct imstest_interrupt *interrupt, u32 argument)
  * @interrupt:	the interrupt
  * @cpu:	Linux CPU number
  *
+ * A handler that still runs takes over what arrives on the new CPU meanwhile
+ * (IRQS_PENDING): it is waited for, so that who answers next is the new CPU.
+ *
  * Return: 0, -EINVAL for a CPU that cannot exist, or what irq_set_affinity() answers.
  */
 int imstest_interrupt_move(struct imstest_interrupt *interrupt, u32 cpu)
 {
 	if (cpu >= nr_cpu_ids || !cpu_possible(cpu))
 		return -EINVAL;
+	synchronize_irq(interrupt->virq);
 	return irq_set_affinity(interrupt->virq, cpumask_of(cpu));
 }
 
@@ -272,6 +276,8 @@ int imstest_interrupt_facts(struct imstest_function *function, struct imstest_fa
 	irqd = irq_get_irq_data(interrupt->virq);
 	if (!irqd)
 		return -ENOENT;
+	/* As for a move: where the next one arrives is where it is answered. */
+	synchronize_irq(interrupt->virq);
 
 	facts->index = interrupt->index;
 	facts->virq = interrupt->virq;

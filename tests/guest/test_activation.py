@@ -90,7 +90,7 @@ def test_a_cpu_that_goes_offline_hands_every_interrupt_on_and_none_is_lost(
         stored = [ims_device.message(store, index) for index in range(4)]
         destination = guest.interrupt(store, 0).destination
 
-        load = model.burst(store, range(4), 1000)
+        load = model.burst(store, range(4), 4000)
         vm.control.set_cpu(1, online=False)
         load.wait(Deadline(60, "the interrupts under the CPU's end"))
         by_cpu = zip(*(item.counts for item in guest.interrupts(store)), strict=True)

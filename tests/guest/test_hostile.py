@@ -128,7 +128,7 @@ def test_a_message_that_is_none_reaches_no_cpu(
     assert "0x25" in raise_message(vm, ims_device, bars, 0xFEE0_0000, 0x31).reason
 
 
-@pytest.mark.leaves("audit")  # the entry that it went through
+@pytest.mark.leaves("audit", "events")  # the entry that it went through, and what went there
 def test_a_message_to_memory_is_a_write_like_any_other(
     vm: Vm, ims_device: PluggedFunction, bars: dict[int, int]
 ) -> None:

@@ -9,9 +9,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.host.deadline import Deadline
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import DeviceServer, device_server
 from tests.protocol.scratch_device import ScratchDevice
+
+THREADS_END_SECONDS = 20.0
+"""How long what was told to end may take: longer than paramiko lets a handshake take."""
 
 
 def open_files() -> dict[str, str]:
@@ -30,6 +34,11 @@ def nothing_left_behind() -> Iterator[None]:
     """Assert that a test leaves no file descriptor and no thread."""
     files, threads = open_files(), set(threading.enumerate())
     yield
+    # A thread that has been told to end may not have come to it: on a loaded machine paramiko's
+    # timer of a handshake outlives its connection for a while.
+    deadline = Deadline(THREADS_END_SECONDS, "the end of every thread")
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(deadline.remaining())
     assert set(threading.enumerate()) - threads == set()
     assert open_files() == files
 
