@@ -66,6 +66,8 @@ class UnitWatch:
         self._address = unit.table.value
         """IRTA_REG as last written: the unit takes it over at Set Interrupt Remap Table Pointer."""
         self._cache = EntryCache(absent=bool(unit.capability.caching_mode))
+        self._left_stale: set[int] = set()
+        """Entries that were stale when an operation of the guest had returned."""
 
     def state(self) -> UnitState:
         """Return the unit's state now, less its faults: the unit itself writes those."""
@@ -76,7 +78,11 @@ class UnitWatch:
     def entry(self, index: int) -> UsedEntry:
         """Return an IRTE as the unit uses it, and as it stands in the table.
 
-        The two differ from a change on until the entry's invalidation has completed.
+        The two differ once a change was left without its invalidation, which is when
+        :meth:`stale_entries` names it. Between a change and an invalidation that is still to come
+        the unit may use either. Here it is the new one: a message by the old one is on its way
+        while the invalidation completes, which on hardware waits for such messages (VT-d,
+        "Interrupt Draining"), and QEMU's does not.
 
         :raises OSError: the table has no such entry, or is not in memory.
         """
@@ -85,7 +91,9 @@ class UnitWatch:
             if index >= self._table.entries:
                 raise OSError(errno.EFAULT, f"no IRTE {index} in a table of {self._table.entries}")
             current = self._table.read_raw(index)
-            return UsedEntry(self._unit, self._cache.fetch(index, lambda: current), current)
+            cached = self._cache.fetch(index, lambda: current)
+            used = cached if index in self._left_stale else current
+            return UsedEntry(self._unit, used, current)
 
     def stale_entries(self) -> list[StaleEntry]:
         """Return the IRTEs that were changed or freed, and that the unit may use as they were.
@@ -104,7 +112,9 @@ class UnitWatch:
             self._cache.observe(table)
             # What was invalidated since may have changed before the table was read.
             self._follow()
-            return self._cache.stale(table)
+            stale = self._cache.stale(table)
+            self._left_stale = {entry.index for entry in stale}
+            return stale
 
     def invalidate(self) -> None:
         """Let the unit forget every entry: for whoever changes the table behind the guest's back.

@@ -94,6 +94,13 @@ def damaged(
         invalidate(vm)
 
 
+def left_stale(vm: Vm) -> None:
+    """Look at the table as it is looked at when an operation of the guest has returned."""
+    watch = vm.observer.unit_watch()
+    assert watch is not None
+    assert watch.stale_entries()
+
+
 def invalidate(vm: Vm) -> None:
     """Put into force what was changed in the table, as a kernel would by its invalidation queue."""
     watch = vm.observer.unit_watch()

@@ -11,7 +11,7 @@ from harness.spec.msi import RemappableMessage
 from harness.spec.vtd import RemappedEntry
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import damaged_unseen, deliver, invalidate
+from tests.guest.support import damaged_unseen, deliver, invalidate, left_stale
 
 pytestmark = pytest.mark.capability("G1")
 
@@ -96,6 +96,7 @@ def test_a_message_goes_where_the_cached_irte_leads(vm: Vm, ims_device: PluggedF
         # QEMU itself would find no entry, or deliver a vector that is nobody's.
         for wrong in ({"present": 0}, {"vector": 0xEE}, {"source_id": 0x1234}):
             with damaged_unseen(vm, ims_device, 1, **wrong):
+                left_stale(vm)
                 answered = Deadline(5, "an interrupt by an IRTE of which the unit knows")
                 event = ims_device.model.raise_and_wait(Store.IMS, 1, answered)
             assert event.cpu == cpu
@@ -109,6 +110,7 @@ def test_an_irte_that_is_repaired_and_not_invalidated_still_blocks(
     with damaged_unseen(vm, ims_device, 2, source_id=0x1234):
         invalidate(vm)
         ims_device.model.raise_interrupt(Store.IMS, 2)
+    left_stale(vm)
     event = ims_device.model.raise_interrupt(Store.IMS, 2)
     deliver(ims_device, Store.IMS, 1)
     assert "0x26" in event.reason

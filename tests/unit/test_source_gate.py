@@ -29,11 +29,16 @@ class Gate:
     def __init__(self, log: Path, entries: Entries | None = None, state: UnitState | None = None):
         self.memory = Memory(entries)
         self._log = log
-        watch = UnitWatch(state or unit(), self.memory, TraceTail(log))
-        self._gate = SourceGate(SENDER, watch)
+        self._watch = UnitWatch(state or unit(), self.memory, TraceTail(log))
+        self._gate = SourceGate(SENDER, self._watch)
 
     def route(self, message: Message) -> Message | Fault:
         return self._gate.route(Store.IMS, 0, message)
+
+    def leave(self, index: int, entry: tuple[int, int] | None) -> None:
+        """Change an entry, as an operation that has returned without its invalidation."""
+        self.memory.put(index, entry)
+        self._watch.stale_entries()
 
     def note(self, *lines: str) -> None:
         with self._log.open("a") as file:
@@ -105,10 +110,17 @@ def test_a_unit_that_is_turned_off_is_seen_by_the_next_message(log: Path) -> Non
     assert gate.route(naming(16)) == naming(16)
 
 
+def test_an_entry_whose_invalidation_may_be_on_its_way_is_used_as_it_is(log: Path) -> None:
+    gate = Gate(log)
+    gate.route(naming(18))
+    gate.memory.put(18, ENTRIES[19])
+    assert gate.route(naming(18)) == naming(18)
+
+
 def test_a_message_goes_where_the_cached_entry_leads_until_it_is_invalidated(log: Path) -> None:
     gate = Gate(log)
     assert gate.route(naming(18)) == naming(18)
-    gate.memory.put(18, ENTRIES[19])
+    gate.leave(18, ENTRIES[19])
     # As entry 18 was: vector 23h to logical destination 2.
     stale = CompatibilityMessage(2, 0x23, logical=True, redirection_hint=True).message()
     assert [gate.route(naming(18)) for _ in range(2)] == [stale, stale]
@@ -121,7 +133,7 @@ def test_a_message_goes_where_the_cached_entry_leads_until_it_is_invalidated(log
 def test_an_entry_that_was_freed_and_not_invalidated_still_leads_somewhere(log: Path) -> None:
     gate = Gate(log)
     gate.route(naming(18))
-    gate.memory.put(18, None)
+    gate.leave(18, None)
     assert isinstance(gate.route(naming(18)), Message)
     assert gate.route(naming(18)) != naming(18)
     gate.invalidate(18)
@@ -132,7 +144,7 @@ def test_a_source_id_that_is_no_longer_cached_blocks_until_it_is_invalidated(log
     gate = Gate(log)
     blocked = Fault(FaultReason.SOURCE_ID_MISMATCH, SENDER, 16)
     assert gate.route(naming(16)) == blocked
-    gate.memory.put(16, ENTRIES[18])
+    gate.leave(16, ENTRIES[18])
     assert gate.route(naming(16)) == blocked
     gate.invalidate(16)
     assert gate.route(naming(16)) == naming(16)
@@ -155,7 +167,7 @@ def test_a_cluster_destination_becomes_what_8_bits_can_name(
     low = low & 0xFFFF_FFF7 | destination << 32  # without its redirection hint
     gate = Gate(log, {18: (high, low)})
     gate.route(naming(18))
-    gate.memory.put(18, None)
+    gate.leave(18, None)
     assert gate.route(naming(18)) == (expected.message() if expected else naming(18))
 
 
