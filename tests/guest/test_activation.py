@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -79,6 +80,12 @@ def refused_request(ims_device: PluggedFunction, store: Store, count: int) -> Co
     return refused.value
 
 
+def load(plugged: PluggedFunction, store: Store) -> None:
+    """Raise some interrupts, as fast as they are answered."""
+    burst = plugged.model.burst(store, range(4), 200)
+    burst.wait(Deadline(60, "the interrupts under the CPU's end"))
+
+
 def test_a_cpu_that_goes_offline_hands_every_interrupt_on_and_none_is_lost(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
@@ -90,11 +97,15 @@ def test_a_cpu_that_goes_offline_hands_every_interrupt_on_and_none_is_lost(
         stored = [ims_device.message(store, index) for index in range(4)]
         destination = guest.interrupt(store, 0).destination
 
-        load = model.burst(store, range(4), 4000)
-        vm.control.set_cpu(1, online=False)
-        load.wait(Deadline(60, "the interrupts under the CPU's end"))
+        with ThreadPoolExecutor(1) as pool:
+            ended = pool.submit(vm.control.set_cpu, 1, online=False)
+            load(ims_device, store)
+            while not ended.done():
+                load(ims_device, store)
+        ended.result()
+        load(ims_device, store)
         by_cpu = zip(*(item.counts for item in guest.interrupts(store)), strict=True)
-        assert all(sum(counts) for counts in by_cpu), "the load ended before or after the CPU did"
+        assert all(sum(counts) for counts in by_cpu), "none before the CPU's end, or none after"
         assert {irq.cpu for irq in vm.control.irqs() if irq.activated} <= {0, -1}
         assert [ims_device.message(store, index) for index in range(4)] == stored
         for index in range(4):
