@@ -139,11 +139,15 @@ class EntryCache:
 
 
 def _differences(old: bytes, new: bytes) -> Iterator[int]:
-    """Yield the indices at which two tables differ, page by page: next to nothing does."""
+    """Yield the indices that both tables have and at which they differ.
+
+    They are compared page by page: next to nothing differs.
+    """
     if old == new:
         return
-    for page in range(0, len(new), _PAGE):
-        end = min(page + _PAGE, len(new))
+    common = min(len(old), len(new))
+    for page in range(0, common, _PAGE):
+        end = min(page + _PAGE, common)
         if old[page:end] != new[page:end]:
             for index in range(page // ENTRY_SIZE, end // ENTRY_SIZE):
                 if old[_place(index)] != new[_place(index)]:
