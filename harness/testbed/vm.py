@@ -23,7 +23,8 @@ from harness.guest.identity import Identity, make_identity
 from harness.guest.kernel_log import Complaint, DmarFault, alarm, complaints
 from harness.guest.port import line_port
 from harness.guest.ssh import SshSession, ssh_session
-from harness.host.deadline import Deadline, wait_until
+from harness.guest.watchdogs import boot_words
+from harness.host.deadline import Deadline, timeout_factor, wait_until
 from harness.host.resources import harness_version
 from harness.host.workspace import Workspace
 from harness.qemu.command import MachineSpec
@@ -360,11 +361,11 @@ def answering_vm(
 
 
 def boot_of(guest: Guest, kernel_arguments: tuple[str, ...] = ()) -> Boot:
-    """Return what a machine boots for a guest."""
+    """Return what a machine boots for a guest; the kernel's watchdogs are stretched."""
     return Boot(
         kernel=guest.kernel.vmlinuz,
         image=guest.image.initramfs,
-        kernel_arguments=kernel_arguments,
+        kernel_arguments=(*boot_words(timeout_factor()), *kernel_arguments),
     )
 
 

@@ -25,8 +25,9 @@ from harness.errors import CheckFailed, GuestPanic, HarnessError
 from harness.guest.control import Control
 from harness.guest.interrupts import Interrupts, parse_interrupts
 from harness.guest.ssh import ssh_session
+from harness.guest.watchdogs import boot_words
 from harness.host.cache import Cache
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import SLOWDOWN_VARIABLE, Deadline, wait_until
 from harness.host.progress import Progress
 from harness.host.seal import SEAL
 from harness.host.workspace import Workspace, make_workspace
@@ -184,6 +185,30 @@ def test_each_guest_is_given_a_seed_of_its_own(lab: Lab, monkeypatch: pytest.Mon
         with lab.vm():
             pass
     assert len(set(seeds)) == len(seeds) == 2
+
+
+def test_the_kernels_watchdogs_are_stretched_as_our_time_outs_are(
+    own_lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(SLOWDOWN_VARIABLE, "3")
+    with own_lab.vm() as vm:  # booted and saved, and continued
+        assert set(boot_words(3)) <= set(vm.host.read_file("/proc/cmdline").split())
+        assert watchdogs(vm) == (30, 63, 360)
+    monkeypatch.setenv(SLOWDOWN_VARIABLE, "1.5")
+    with own_lab.vm() as vm:
+        assert watchdogs(vm) == (15, 32, 180)
+
+
+def watchdogs(vm: Vm) -> tuple[int, ...]:
+    """Return the seconds of a guest's watchdogs: soft lock-up, RCU stall, hung task."""
+    return tuple(
+        int(vm.host.read_file(path))
+        for path in (
+            "/proc/sys/kernel/watchdog_thresh",
+            "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout",
+            "/proc/sys/kernel/hung_task_timeout_secs",
+        )
+    )
 
 
 def test_two_guests_of_one_snapshot_share_no_ssh_secret(any_lab: Lab) -> None:
