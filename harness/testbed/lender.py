@@ -20,6 +20,8 @@ from harness.testbed.vm import Vm, running_vm
 
 SHARED_PORTS: Final = 12
 """Root ports of a machine that tests share: each test's function takes one for good."""
+PORTS_OF_A_TEST: Final = 3
+"""Functions that one test may plug in: a shared machine that has not so many free is done."""
 
 
 class VmLender:
@@ -83,13 +85,14 @@ class VmLender:
     def shared_vm(self, cell: Cell, group: str) -> Vm:
         """Return the guest of a group of tests; it is ended when another group's is asked for.
 
-        A guest that was lost, or has no free port, is replaced.
+        A guest that was lost, or has no ports left for one more test, is replaced.
 
         :raises HarnessError: as :meth:`fresh_vm`.
         """
         if self._shared is not None:
             of, on, vm = self._shared
-            if (of, on) == (group, cell) and not vm.machine.vitals.error and vm.free_ports:
+            room = vm.free_ports >= PORTS_OF_A_TEST
+            if (of, on) == (group, cell) and room and not vm.machine.vitals.error:
                 return vm
         self._end_shared()
         workspace = self._held.enter_context(self._workspace(cell))
