@@ -99,9 +99,13 @@ class EntryCache:
         """
         if (entry := self._cached(index)) is None:
             entry = read()
-            if self._holds(entry):
+            if self._may_hold(entry):
                 self._others[index] = entry
         return entry
+
+    def holds(self, index: int) -> bool:
+        """Return whether an entry is cached."""
+        return self._cached(index) is not None
 
     def observe(self, table: bytes) -> None:
         """Cache every entry of a table that is not cached already."""
@@ -132,9 +136,9 @@ class EntryCache:
         if index in self._invalidated:
             return None
         entry = self._observed[_place(index)]
-        return entry if entry and self._holds(entry) else None
+        return entry if entry and self._may_hold(entry) else None
 
-    def _holds(self, entry: bytes) -> bool:
+    def _may_hold(self, entry: bytes) -> bool:
         return self._absent or bool(entry[0] & 1)  # P
 
 

@@ -136,6 +136,7 @@ class UnitWatch:
             self._write(int(event["register"], 16), int(event["size"], 16), int(event["value"], 16))
         elif event["wait"]:
             self._cache.complete()
+            self._left_stale = set(filter(self._cache.holds, self._left_stale))
         elif event["reset"]:
             self._address = 0
             self._cache.clear()

@@ -100,6 +100,10 @@ def test_an_entry_that_was_left_stale_is_used_as_it_was_until_its_invalidation_h
     assert watch.entry(18).cached == old
     note(log, WAIT)
     assert watch.entry(18).cached == new
+    memory.put(18, ENTRIES[20])  # what it was left as once, and is not any more
+    newest = watch.entry(18).current
+    assert newest != new
+    assert watch.entry(18).cached == newest
 
 
 @pytest.mark.parametrize(
