@@ -44,18 +44,47 @@ class TreeSource:
 
 
 @dataclass(frozen=True, slots=True)
+class FinishedBuild:
+    """A kernel that the user has built, or a distribution."""
+
+    vmlinuz: str
+    """The image that a boot loader takes, absolute or from the home directory."""
+    modules: str
+    """Its ``lib/modules/RELEASE``, likewise, with the link ``build`` in it."""
+
+    def __post_init__(self) -> None:
+        for path in (self.vmlinuz, self.modules):
+            if not Path(path).expanduser().is_absolute():
+                raise ValueError(f"{path!r} is no absolute path, nor one from ~")
+
+    @property
+    def image(self) -> Path:
+        """The image."""
+        return Path(self.vmlinuz).expanduser().resolve()
+
+    @property
+    def modules_directory(self) -> Path:
+        """The modules."""
+        return Path(self.modules).expanduser().resolve()
+
+
+@dataclass(frozen=True, slots=True)
 class KernelRecipe:
-    """A guest kernel: one that the archive has, or one from a tree."""
+    """A guest kernel: one that the archive has, one from a tree, or one that is built already."""
 
     name: str
     description: str
     root: RootRecipe | None = None
     """Packages: the kernel, its headers, and the compiler that fits them."""
     tree: TreeSource | None = None
+    finished: FinishedBuild | None = None
 
     def __post_init__(self) -> None:
-        if (self.root is None) == (self.tree is None):
-            raise ValueError("a kernel comes from packages (root) or from a tree: state one")
+        if [self.root, self.tree, self.finished].count(None) != 2:
+            raise ValueError(
+                "a kernel comes from packages (root), from a tree, or from a finished build "
+                "(finished): state one"
+            )
 
     @property
     def packages(self) -> RootRecipe:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from harness.build.finished import find_finished, provide_finished
 from harness.build.image import ImageArtifact, ImageRecipe, find_image, provide_image
 from harness.build.kernel import KernelArtifact, KernelRecipe, TreeSource
 from harness.build.module import ModuleArtifact, find_module, provide_module
@@ -65,6 +66,8 @@ class Provisioner:
         """
         if recipe.tree:
             return self.trees.build(recipe.name, recipe.tree, self._state(recipe.name, recipe.tree))
+        if recipe.finished:
+            return provide_finished(self.cache, recipe.name, recipe.finished)
         return provide_packaged(self._roots, recipe.name, recipe.packages)
 
     def refresh_kernel(self, recipe: KernelRecipe) -> KernelArtifact:
@@ -75,6 +78,7 @@ class Provisioner:
         """
         if recipe.tree:
             self.states.pop(recipe.name, None)
+        if recipe.root is None:
             return self.kernel(recipe)
         return provide_packaged(self._roots, recipe.name, recipe.packages, newest=True)
 
@@ -101,6 +105,8 @@ class Provisioner:
         if recipe.tree:
             state = self._state(recipe.name, recipe.tree)
             return self.trees.find(recipe.name, recipe.tree, state)
+        if recipe.finished:
+            return find_finished(self.cache, recipe.name, recipe.finished)
         return find_packaged(self._roots, recipe.name, recipe.packages)
 
     def find_guest(self, recipe: KernelRecipe) -> Guest | None:

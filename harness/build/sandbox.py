@@ -22,6 +22,11 @@ from harness.host.deadline import Deadline
 SHOWN: Final = PurePosixPath("/imsh")
 """Where a step finds the directories that it was given, by their names."""
 
+HOST: Final = Path("/")
+"""In the place of a build root: the programs of this machine, and nothing else of it."""
+_OF_HOST: Final = ("usr", "bin", "sbin", "lib", "lib32", "lib64", "libx32")
+_OF_HOSTS_ETC: Final = ("alternatives", "ld.so.cache")
+
 _RECIPE: Final = RootRecipe(suites=(TOOL_SUITE,), packages=("bubblewrap",))
 _PROGRAM: Final = "usr/bin/bwrap"
 
@@ -77,8 +82,10 @@ class Sandbox:
     ) -> list[str]:
         """Return the command that runs ``argv`` confined.
 
-        :param root: the build root, one of :class:`~harness.build.roots.Roots`: its ``/``.
-        :param readable: name below ``/imsh`` -> directory of the host, to be read only.
+        :param root: the build root, one of :class:`~harness.build.roots.Roots`: its ``/``; or
+            :data:`HOST`.
+        :param readable: name below ``/imsh`` -> directory of the host, to be read only. With
+            :data:`HOST` the name may as well be an absolute path.
         :param writable: the same, to be written.
         :param directory: where it starts, as it sees it.
         :param environment: variables besides ``PATH``, ``HOME`` and ``LC_ALL``; it has no others.
@@ -117,9 +124,24 @@ def options(
     ]  # fmt: skip
     for name, value in {**_ENVIRONMENT, **environment}.items():
         words += ["--setenv", name, value]
-    words += ["--ro-bind", str(root), "/", "--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
+    words += _host() if root == HOST else ["--ro-bind", str(root), "/"]
+    words += ["--dev", "/dev", "--proc", "/proc", "--tmpfs", "/tmp"]
     words += ["--tmpfs", str(SHOWN)]
     for option, shown in (("--ro-bind", readable), ("--bind", writable)):
         for name, path in shown.items():
             words += [option, str(path), str(SHOWN / name)]
+    words += ["--remount-ro", "/"] if root == HOST else []
     return [*words, "--remount-ro", str(SHOWN), "--chdir", str(directory)]
+
+
+def _host() -> list[str]:
+    """Return the options for a root with this machine's programs in it."""
+    words: list[str] = []
+    for path in (HOST / name for name in _OF_HOST):
+        if path.is_symlink():
+            words += ["--symlink", str(path.readlink()), str(path)]
+        elif path.is_dir():
+            words += ["--ro-bind", str(path), str(path)]
+    for path in (HOST / "etc" / name for name in _OF_HOSTS_ETC):
+        words += ["--ro-bind-try", str(path), str(path)]
+    return words

@@ -18,11 +18,13 @@ import select
 import shlex
 import sys
 import traceback
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
 from harness.build.kbuild import CompileError
 from harness.build.kernel import KernelRecipe
+from harness.build.series import PatchDoesNotApply
 from harness.config.recipes import load_machines
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.errors import ConfigError, HarnessError, Verdict
@@ -39,7 +41,7 @@ from harness.testbed.supplies import (
     DEFAULT_MACHINE,
     make_provisioner,
 )
-from harness.testbed.trees import add_tree_options, tree_recipe, tree_words
+from harness.testbed.trees import TREE_OPTIONS, add_tree_options, tree_recipe, tree_words
 from harness.testbed.vm import Vm, running_vm
 
 HOLD_ROUND_SECONDS: Final = 0.5
@@ -57,9 +59,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's options."""
     parser.add_argument(
         "--kernel",
-        default=DEFAULT_KERNEL,
         metavar="NAME",
-        help="guest kernel, see `imsh kernels` (default: %(default)s)",
+        help=f"guest kernel, see `imsh kernels` (default: {DEFAULT_KERNEL})",
     )
     add_tree_options(parser.add_argument)
     parser.add_argument(
@@ -109,7 +110,8 @@ def run(args: argparse.Namespace) -> Verdict | int:
         return bisect_status(*_run(args))
     except HarnessError as error:
         print(f"imsh: {error.verdict}: {error}", file=sys.stderr)
-        return CANNOT_TEST if isinstance(error, CompileError) else ABORT
+        untestable = isinstance(error, CompileError | PatchDoesNotApply)
+        return CANNOT_TEST if untestable else ABORT
 
 
 def bisect_status(verdict: Verdict, answered: bool) -> int:
@@ -133,8 +135,7 @@ def _run(args: argparse.Namespace) -> tuple[Verdict, bool]:
             f"the machine {args.machine} does not remap interrupts, and IMS needs that",
             hint="choose another with --machine",
         )
-    tree = tree_recipe(args.tree, args.rev, args.series, args.kconfig)
-    recipe = tree or choose(provisioner.recipes.kernels, args.kernel, what="kernel")
+    recipe = _kernel(args, provisioner.recipes.kernels)
     qemu = provisioner.qemu()
     guest = provisioner.guest(recipe)
     workspace = make_workspace(args.results, f"run-{recipe.name}-{args.machine}")
@@ -165,6 +166,13 @@ def _run(args: argparse.Namespace) -> tuple[Verdict, bool]:
         return verdict, answered
     show.end(Verdict.PASS, "")
     return Verdict.PASS, answered
+
+
+def _kernel(args: argparse.Namespace, known: Mapping[str, KernelRecipe]) -> KernelRecipe:
+    own = tree_recipe(*(getattr(args, name) for name in TREE_OPTIONS))
+    if own and args.kernel:
+        raise ConfigError(f"--kernel and {tree_words(own)[0]} both name the guest kernel: give one")
+    return own or choose(known, args.kernel or DEFAULT_KERNEL, what="kernel")
 
 
 def _hold(vm: Vm) -> None:

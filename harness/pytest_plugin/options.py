@@ -15,6 +15,7 @@ from harness.report.run_store import RESULTS_DIRECTORY, Head, describe_run
 from harness.testbed.selection import DEFAULT_MATRIX, Selection, make_selection
 from harness.testbed.supplies import make_provisioner
 from harness.testbed.trees import (
+    OWN_KERNEL,
     TREE_OPTIONS,
     add_tree_options,
     read_states,
@@ -90,10 +91,9 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     for marker in _MARKERS:
         config.addinivalue_line("markers", marker)
-    if any(config.getoption(name) for name in (*_NARROWING, "tree")):
+    if any(config.getoption(name) for name in (*_NARROWING, *TREE_OPTIONS)):
         try:
-            selection(config)
-            if config.getoption("tree") and not config.getoption("collectonly"):
+            if selection(config).tree and not config.getoption("collectonly"):
                 config.stash[_PROVISIONER] = _with_tree(config)
         except HarnessError as error:
             raise pytest.UsageError(str(error)) from error
@@ -127,13 +127,15 @@ def _head(config: pytest.Config) -> Head:
         config.invocation_params.dir,
         matrix=config.getoption("matrix") or DEFAULT_MATRIX,
         workers=workers if isinstance(workers, int) and workers else 1,
-        whole=not any(config.getoption(name, None) for name in (*_NARROWING, *_PICKING, "tree"))
+        whole=not any(
+            config.getoption(name, None) for name in (*_NARROWING, *_PICKING, *OWN_KERNEL)
+        )
         and not any("::" in word or word.endswith(".py") for word in config.args),
     )
 
 
 def _with_tree(config: pytest.Config) -> Provisioner:
-    """Return a provisioner that has built the tree of the command line.
+    """Return a provisioner that has built the user's kernel of the command line.
 
     A run has one kernel of it, however the tree is edited meanwhile: workers take what the
     controller has seen.

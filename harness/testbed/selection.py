@@ -14,6 +14,7 @@ from harness.config.schema import SUFFIX, load
 from harness.errors import ConfigError
 from harness.qemu.command import MachineSpec
 from harness.schema.names import choose
+from harness.testbed.trees import tree_words
 
 DEFAULT_MATRIX: Final = "default"
 
@@ -30,7 +31,7 @@ class Selection:
     only_machines: Collection[str] = ()
     """If any: no other machine than these."""
     tree: KernelRecipe | None = None
-    """The kernel of the tree that the command line names, if it does."""
+    """The kernel of the user's that the command line names, if it does."""
 
     def cells(
         self, kernels: Sequence[str] | None = None, machines: Sequence[str] | None = None
@@ -82,7 +83,9 @@ def make_selection(
     _all_known(machines, only_machines, what="machine")
     if tree:
         if only_kernels:
-            raise ConfigError("--kernel and --tree both name the guest kernel: give one")
+            raise ConfigError(
+                f"--kernel and {tree_words(tree)[0]} both name the guest kernel: give one"
+            )
         return Selection(
             kernels | {tree.name: tree},
             machines,

@@ -1,4 +1,4 @@
-"""A kernel tree that is named on a command line, in the place of a recipe."""
+"""A kernel of the user's that is named on a command line, in the place of a recipe."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
-from harness.build.kernel import DEBUG, KernelRecipe, TreeSource
+from harness.build.kernel import DEBUG, FinishedBuild, KernelRecipe, TreeSource
 from harness.build.tree import TreeState
+from harness.errors import ConfigError
 
 _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     "--tree": {
@@ -30,10 +31,20 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "help": f"build with this .config, or with the word {DEBUG}: ours with lockdep, KASAN, "
         "kmemleak (default: the smallest that the checks need)",
     },
+    "--vmlinuz": {
+        "metavar": "FILE",
+        "help": "guest kernel: this image, which is built already; with --modules",
+    },
+    "--modules": {
+        "metavar": "DIR",
+        "help": "its lib/modules/RELEASE, whose link build leads to its headers or its output",
+    },
 }
 
-TREE_OPTIONS: Final = ("tree", "rev", "series", "kconfig")
+TREE_OPTIONS: Final = ("tree", "rev", "series", "kconfig", "vmlinuz", "modules")
 """The options by the names of their values: the arguments of :func:`tree_recipe`."""
+OWN_KERNEL: Final = ("tree", "vmlinuz")
+"""Those that name a kernel of the user's."""
 
 
 def add_tree_options(add: Callable[..., object]) -> None:
@@ -43,11 +54,26 @@ def add_tree_options(add: Callable[..., object]) -> None:
 
 
 def tree_recipe(
-    path: str | None, revision: str | None, series: list[str], config: str | None
+    path: str | None,
+    revision: str | None,
+    series: list[str],
+    config: str | None,
+    vmlinuz: str | None = None,
+    modules: str | None = None,
 ) -> KernelRecipe | None:
-    """Return the recipe that the options amount to; None when they name no tree."""
+    """Return the recipe that the options amount to; None when they name no kernel.
+
+    :raises ConfigError: one is there without another that it needs.
+    """
+    if bool(vmlinuz) != bool(modules):
+        raise ConfigError("a finished build is named by both, --vmlinuz FILE and --modules DIR")
     if path is None:
-        return None
+        of_tree = {"--rev": revision, "--series": series, "--kconfig": config}
+        if given := [name for name, value in of_tree.items() if value]:
+            raise ConfigError(f"{given[0]} is of a kernel tree: name that too, with --tree PATH")
+        return _finished_recipe(vmlinuz, modules) if vmlinuz and modules else None
+    if vmlinuz:
+        raise ConfigError("--tree and --vmlinuz both name the guest kernel: give one")
     directory = Path(path).expanduser().resolve()
     own = config if config in (None, DEBUG) else str(Path(config).expanduser().resolve())
     source = TreeSource(str(directory), revision, tuple(map(_absolute, series)), own)
@@ -55,8 +81,17 @@ def tree_recipe(
     return KernelRecipe(f"tree-{name}", f"the kernel tree {directory}", tree=source)
 
 
+def _finished_recipe(vmlinuz: str, modules: str) -> KernelRecipe:
+    image, directory = (Path(path).expanduser().resolve() for path in (vmlinuz, modules))
+    build = FinishedBuild(str(image), str(directory))
+    name = re.sub(r"[^\w.-]", "_", directory.name)
+    return KernelRecipe(f"built-{name}", f"the kernel {image}", finished=build)
+
+
 def tree_words(recipe: KernelRecipe) -> list[str]:
-    """Return the words of a command line that name a recipe's tree again."""
+    """Return the words of a command line that name a kernel of the user's again."""
+    if build := recipe.finished:
+        return ["--vmlinuz", build.vmlinuz, "--modules", build.modules]
     if (tree := recipe.tree) is None:
         return []
     words = ["--tree", tree.path]

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from harness.build.image import ImageRecipe
-from harness.build.kernel import KernelRecipe, TreeSource
+from harness.build.kernel import FinishedBuild, KernelRecipe, TreeSource
 from harness.build.qemu import QemuRecipe
 from harness.build.roots import RootRecipe
 from harness.config.matrix import Matrix
@@ -25,6 +25,7 @@ TEXT = (Path(__file__).parents[2] / "docs/recipes.md").read_text()
 SECTIONS = {
     KernelRecipe: "## A kernel",
     TreeSource: "### A kernel tree",
+    FinishedBuild: "### A finished build",
     RootRecipe: "### A root",
     MachineSpec: "## A machine",
     Iommu: "### `iommu:`",
