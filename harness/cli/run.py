@@ -2,8 +2,10 @@
 
 For each store: what the guest allocated, the message in the store, the remapping table entry
 (IRTE) that it names, the CPU that the interrupt reached before and after a move, and the number of
-trapped accesses to the store that each step cost. Every step is checked from both sides; the first
-check that fails ends the run with status 1 and leaves the evidence in a directory.
+trapped accesses to the store that each step cost. Then each store once more, with messages that
+the hypervisor composes (the vIRTE call, docs/virte.md): a handle in the place of the IRTE, and the
+calls that each step made. Every step is checked from both sides; the first check that fails ends
+the run with status 1 and leaves the evidence in a directory.
 
 With --keep the machine stays until Enter or Ctrl-C, its device plugged in: `imsh machines` lists
 it, and docs/running-machines.md says how another process looks into it.
@@ -13,6 +15,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
+import itertools
 import json
 import select
 import shlex
@@ -31,11 +35,11 @@ from harness.errors import ConfigError, HarnessError, Verdict
 from harness.guest.facts import Function
 from harness.host.signals import Interrupted
 from harness.host.workspace import Workspace, make_workspace
+from harness.hypervisor.entry import Route
 from harness.report.run_store import RESULTS_DIRECTORY
 from harness.report.verdict import verdict_of
-from harness.scenario import Arrival, StoreReport, drive_stores
+from harness.scenario import COUNT, PORTS, Arrival, StoreReport, drive_stores, drive_stores_by_call
 from harness.schema.names import choose
-from harness.spec.pci import RequesterId
 from harness.testbed.supplies import (
     DEFAULT_KERNEL,
     DEFAULT_MACHINE,
@@ -47,7 +51,7 @@ from harness.testbed.vm import Vm, running_vm
 HOLD_ROUND_SECONDS: Final = 0.5
 """How soon a kept machine that is lost is noticed."""
 
-HELP = "boot a guest kernel, drive the three stores, print what happened and the verdict"
+HELP = "boot a guest kernel, drive MSI, MSI-X, IMS and the hypercall, print what happened"
 
 ABORT: Final = 128
 """What ends `git bisect run`: nothing is known about the commit."""
@@ -138,6 +142,7 @@ def _run(args: argparse.Namespace) -> tuple[Verdict, bool]:
     recipe = _kernel(args, provisioner.recipes.kernels)
     qemu = provisioner.qemu()
     guest = provisioner.guest(recipe)
+    machine = dataclasses.replace(machine, root_ports=max(machine.root_ports, PORTS))
     workspace = make_workspace(args.results, f"run-{recipe.name}-{args.machine}")
     show = _Show(as_json=args.json)
     answered = False
@@ -151,7 +156,8 @@ def _run(args: argparse.Namespace) -> tuple[Verdict, bool]:
             with vm.ims_function(ImsFunctionSpec(ims_mapped=args.ims == "mapped")) as plugged:
                 show.function(plugged.control.facts())
                 try:
-                    for report in drive_stores(plugged):
+                    by_call = drive_stores_by_call(vm, plugged)
+                    for report in itertools.chain(drive_stores(plugged), by_call):
                         show.store(report)
                 finally:
                     if args.keep:
@@ -221,19 +227,22 @@ class _Show:
 
     def store(self, report: StoreReport) -> None:
         self._object["stores"].append(_plain(report))
-        virqs = ", ".join(map(str, report.virqs))
-        traps = ", ".join(f"{step.name} {step.traps}" for step in report.steps)
-        self._line(f"\n{report.store.name}")
-        self._line(f"  allocated  {len(report.virqs)} interrupts, virq {virqs}")
+        route = f"handle {report.name:#x}" if report.by_call else f"IRTE {report.name}"
+        self._line(f"\n{report.store.name}" + (" by the hypercall" if report.by_call else ""))
+        self._line(f"  allocated  {COUNT} interrupts, virq {', '.join(map(str, report.virqs))}")
         self._line(f"  message    {report.message} in entry {report.index}")
-        self._line(f"  IRTE       {report.entry_index}: {_entry(report.before)}")
+        self._line(f"  route      {route}: {report.before}")
         if report.after:
-            self._line(f"  moved to   {report.entry_index}: {_entry(report.after)}")
+            self._line(f"  moved to   {route}: {report.after}")
             reached = f"{report.before.cpu} before the move, {report.after.cpu} after"
         else:
             reached = f"{report.before.cpu}, and there is no other to move to"
         self._line(f"  reached    CPU {reached}")
+        traps = ", ".join(f"{step.name} {step.traps}" for step in report.steps)
         self._line(f"  trapped    {traps} accesses to the store")
+        if report.by_call:
+            calls = ", ".join(f"{step.name} {step.calls}" for step in report.steps)
+            self._line(f"  called     {calls} times, each call a trapped access")
 
     def end(self, verdict: Verdict, reason: str) -> None:
         self._object["verdict"] = verdict.value
@@ -248,24 +257,24 @@ class _Show:
             print(text, flush=True)
 
 
-def _entry(arrival: Arrival) -> str:
-    entry = arrival.entry
-    kind = "logical destination" if entry.destination_mode else "APIC id"
-    sender = RequesterId(entry.source_id)
-    return f"vector {entry.vector:#x} to {kind} {arrival.destination:#x}, from {sender} only"
-
-
 def _plain(report: StoreReport) -> dict[str, Any]:
     def arrival(item: Arrival) -> dict[str, Any]:
-        return {"irte": f"{item.entry.value:#034x}", "cpu": item.cpu}
+        route: dict[str, Any] = (
+            {"route": dataclasses.asdict(item.route)}
+            if isinstance(item.route, Route)
+            else {"irte": f"{item.route.value:#034x}"}
+        )
+        return {**route, "cpu": item.cpu}
 
     return {
         "store": report.store.name,
+        "hypercall": report.by_call,
         "virqs": report.virqs,
         "index": report.index,
         "message": {"address": report.message.address, "data": report.message.data},
-        "irte_index": report.entry_index,
+        "handle" if report.by_call else "irte_index": report.name,
         "before": arrival(report.before),
         "after": report.after and arrival(report.after),
         "trapped": {step.name: step.traps for step in report.steps},
+        "calls": {step.name: step.calls for step in report.steps},
     }

@@ -48,6 +48,9 @@ _OF_MODULE: Final = re.compile(r"imstest|[Mm]odule")
 CLOCK_ROUNDS: Final = 5
 """How often the guest's clock is read, of which the quickest reading counts."""
 
+NEGOTIATION_SECONDS: Final = 20.0
+"""Bound of a guest's first vIRTE call, once the function of the call is plugged in."""
+
 DUMP_SECONDS: Final = 5.0
 """Bound of a guest's answer when something has gone wrong already."""
 
@@ -248,6 +251,20 @@ class Vm:
         )
         yield served
         served.server.check()
+
+    @contextlib.contextmanager
+    def granted_call(self, model: VirteFunction) -> Iterator[ServedFunction[VirteFunction]]:
+        """Hold the function of the vIRTE call, in a guest that has negotiated.
+
+        What is bound from then on is in the new scheme.
+
+        :raises HarnessError: as :meth:`plugged`.
+        :raises DeadlineExpired: the guest makes no call, or is refused.
+        """
+        with self.plugged(model) as served:
+            deadline = Deadline(NEGOTIATION_SECONDS, "the guest's negotiation of the vIRTE call")
+            wait_until(lambda: model.partition.negotiated, deadline)
+            yield served
 
     @contextlib.contextmanager
     def ims_function(self, spec: ImsFunctionSpec | None = None) -> Iterator[PluggedFunction]:

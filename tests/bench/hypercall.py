@@ -15,7 +15,7 @@ from typing import Final
 
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.virte_function.function import VirteFunction
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline
 from harness.hypervisor.host import Host
 from harness.pci.access_log import Mark
 from harness.spec.hypercall import FRAME_ENTRIES
@@ -55,8 +55,7 @@ def costs(bench: Bench) -> Costs:
             workspace = bench.workspace("hypercall")
             vm = stack.enter_context(running_vm(bench.guest, bench.qemu, machine, workspace))
             remapped = stack.enter_context(vm.ims_function(SPEC))
-            stack.enter_context(vm.plugged(call))
-            wait_until(lambda: call.partition.negotiated, Deadline(20, "the negotiation"))
+            stack.enter_context(vm.granted_call(call))
             called = stack.enter_context(vm.ims_function(SPEC))
             remapped.set_up(Store.IMS, 1)
         for _ in bench.counted("the call", ROUNDS):

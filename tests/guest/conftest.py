@@ -12,7 +12,6 @@ from collections.abc import Iterator
 import pytest
 
 from harness.devices.virte_function.function import VirteFunction
-from harness.host.deadline import Deadline, wait_until
 from harness.hypervisor.host import Host
 from harness.hypervisor.policy import Policy
 from harness.testbed.plugged import PluggedFunction
@@ -29,12 +28,11 @@ def policy() -> Policy:
 @pytest.fixture
 def virte(vm: Vm, policy: Policy) -> Iterator[Virte]:
     """The function of the call, with a guest that has negotiated."""
-    with vm.plugged(VirteFunction(Host(4096, time.monotonic), policy)) as served:
-        negotiated = served.model.partition
-        wait_until(lambda: negotiated.negotiated, Deadline(20, "the guest's negotiation"))
+    with vm.granted_call(VirteFunction(Host(4096, time.monotonic), policy)) as served:
         yield served
         unbind(vm, served.slot)
-        assert (negotiated.negotiated, negotiated.live) == (False, 0)
+        partition = served.model.partition
+        assert (partition.negotiated, partition.live) == (False, 0)
 
 
 @pytest.fixture
