@@ -107,8 +107,9 @@ class Checkout:
         index = self.directory / "index"
         (self.directory / "index.lock").unlink(missing_ok=True)
         if self.users and not index.exists() and (theirs := self.users.path("index")).exists():
-            # What git knows of the files' times spares it reading them all.
-            shutil.copyfile(theirs, index)
+            # What git knows of the files' times spares it reading them all; with the index's own
+            # time, by which it tells those that may have been edited since (git, racy-git.txt).
+            shutil.copy2(theirs, index)
         git = self._at(self.tree, "index")
         # The packaged sources of a distribution have a .gitignore that leaves everything out.
         git("add", "--all", *(() if self.users else ("--force", "--", ".", *_BUILT)))
