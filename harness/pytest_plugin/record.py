@@ -20,6 +20,9 @@ RUNS_KEPT: Final = 40
 BYTES_KEPT: Final = 2 << 30
 """What is kept of older runs; see :func:`~harness.report.run_store.remove_old`."""
 
+ERROR_CHARACTERS: Final = 4000
+"""What is kept of an error, which may show all that was compared."""
+
 _LAST_PHASES: Final = {"teardown", "???"}
 """When a test is done; xdist reports one that its worker died of with question marks."""
 
@@ -27,6 +30,12 @@ _LAST_PHASES: Final = {"teardown", "???"}
 def plain_nodeid(nodeid: str) -> str:
     """Return the name of a test as pytest takes it: without the group that xdist puts behind it."""
     return re.sub(r"@[^\]/]*$", "", nodeid)
+
+
+def _raised(report: pytest.TestReport) -> str:
+    """Return what a failed phase has raised, as that says itself."""
+    crash = getattr(report.longrepr, "reprcrash", None)
+    return str(crash.message)[:ERROR_CHARACTERS] if report.failed and crash else ""
 
 
 class Record:
@@ -75,6 +84,7 @@ class Record:
             cells=cells or (known.cells if known else ()),
             seconds=report.duration + (known.seconds if known else 0.0),
             message=message or (known.message if known else ""),
+            error=_raised(report) or (known.error if known else ""),
             provenance=properties or (known.provenance if known else {}),
         )
         if report.when in _LAST_PHASES:

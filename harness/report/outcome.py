@@ -24,6 +24,8 @@ class Outcome:
     """Every kernel and machine that the matrix has for it, whatever the run was narrowed to."""
     seconds: float = 0.0
     message: str = ""
+    error: str = ""
+    """What was raised, as it says itself: its evidence is in it. "" of a test that passed."""
     provenance: dict[str, str] = field(default_factory=dict)
     """What it ran on, and what it recorded of itself (``record_property``), a seed above all."""
 

@@ -52,6 +52,11 @@ class Subject:
         return provisioner.guest(self.recipe)
 
     @property
+    def version(self) -> str:
+        """What a reader calls it."""
+        return self.state.version if self.state else self.recipe.name
+
+    @property
     def options(self) -> list[str]:
         """The words for pytest that choose this kernel."""
         return [*(tree_words(self.recipe) or ("--kernel", self.recipe.name)), *self.words]

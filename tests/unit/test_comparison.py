@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.errors import Verdict
@@ -21,6 +21,7 @@ from harness.validate.comparison import (
 )
 
 TEST = "tests/guest/test_msi.py::test_it[tree-linux-caching]"
+QUIET = settings(deadline=None, database=None)
 SIGNS = {
     "+": Verdict.PASS,
     "-": Verdict.KERNEL_FAILURE,
@@ -123,23 +124,27 @@ def test_each_side_says_in_a_word_or_two_what_it_was() -> None:
 signs = st.text("+-thm", max_size=MOST)
 
 
+@settings(QUIET)
 @given(signs)
 def test_a_kernel_is_never_worse_than_itself(runs: str) -> None:
     assert not of(runs, runs).of(Change.BROKEN, Change.FIXED, Change.UNSURE, Change.NEW)
 
 
+@settings(QUIET)
 @given(signs, signs)
 def test_one_failure_on_the_base_acquits_the_patch(base: str, patched: str) -> None:
     if set(base) & set("-t"):
         assert not of(base, patched).of(Change.BROKEN)
 
 
+@settings(QUIET)
 @given(st.integers(1, MOST), st.integers(1, MOST))
 def test_what_never_fails_is_not_broken_and_once_is_never_enough(base: int, patched: int) -> None:
     assert not of("+" * base, "+" * patched).of(Change.BROKEN)
     assert not of("+" * base, "-").of(Change.BROKEN)
 
 
+@settings(QUIET)
 @given(signs, signs, st.data())
 def test_neither_order_nor_what_the_harness_lost_changes_a_call(
     base: str, patched: str, data: st.DataObject
@@ -150,6 +155,7 @@ def test_neither_order_nor_what_the_harness_lost_changes_a_call(
     assert after is before
 
 
+@settings(QUIET)
 @given(st.integers(1, MOST), st.integers(1, MOST))
 def test_broken_and_fixed_are_the_same_call_from_both_ends(good: int, bad: int) -> None:
     worse, better = of("+" * good, "-" * bad), of("-" * bad, "+" * good)
