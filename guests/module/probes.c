@@ -10,7 +10,6 @@
 #include <linux/irqdomain.h>
 #include <linux/msi.h>
 #include <linux/pci.h>
-#include <linux/syscore_ops.h>
 
 #include "imstest_regs.h"
 
@@ -120,14 +119,6 @@ static void __maybe_unused probe(struct irq_domain *domain)
 static bool __maybe_unused probe(struct irq_domain *domain)
 {
 	return domain->bus_token == DOMAIN_BUS_DMAR || domain->bus_token == DOMAIN_BUS_AMDVI;
-}
-
-#elif defined(PROBE_SYSCORE_DATA)
-
-/* Seen in v7.3, and not in v6.12: the callbacks are const, and are told whose they are. */
-static void __maybe_unused probe(struct syscore *syscore)
-{
-	register_syscore(syscore);
 }
 
 #else

@@ -8,7 +8,6 @@
  * virte_msi.c		the domain that devices are given: that one, or one on it
  * virte_doorbell.c	the way of a device's messages where the guest translates DMA
  * virte_storm.c		quenched interrupts, found and revived
- * virte_shutdown.c	the way back before another kernel starts
  */
 
 #ifndef VIRTE_H
@@ -118,12 +117,7 @@ void virte_storm_init(struct virte *virte);
 void virte_storm_exit(struct virte *virte);
 void virte_storm_notice(struct virte *virte);
 
-/* virte_shutdown.c */
-void virte_shutdown_init(void);
-void virte_shutdown_exit(void);
-
 /* virte_main.c */
-void virte_leave(void);
 int virte_init(void);
 void virte_exit(void);
 bool virte_granted(const struct irq_domain *domain);

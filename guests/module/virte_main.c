@@ -7,8 +7,12 @@
  * domain of a PCI device is switched as a driver is about to be bound to it. The
  * driver knows nothing of that. Devices that are bound already keep the old
  * scheme until they are bound anew.
+ *
+ * Such a device depends on the function, and so do their drivers: a kernel that
+ * ends (reboot, kexec) shuts them down first.
  */
 
+#include <linux/device.h>
 #include <linux/module.h>
 #include <linux/mutex.h>
 #include <linux/slab.h>
@@ -50,6 +54,8 @@ static void virte_adopt(struct virte *virte, struct pci_dev *pdev)
 	adopted->pdev = pci_dev_get(pdev);
 	adopted->parent = parent;
 	list_add(&adopted->node, &virte->adopted);
+	/* Not for a bridge that the function is behind: it is shut down after the function. */
+	device_link_add(&pdev->dev, &virte->pdev->dev, DL_FLAG_STATELESS);
 	dev_set_msi_domain(&pdev->dev, virte->msi_domain);
 }
 
@@ -57,6 +63,7 @@ static void virte_forget(struct virte *virte, struct virte_adopted *adopted)
 {
 	list_del(&adopted->node);
 	virte_doorbell_unmap(virte, adopted->pdev);
+	device_link_remove(&adopted->pdev->dev, &virte->pdev->dev);
 	dev_set_msi_domain(&adopted->pdev->dev, adopted->parent);
 	pci_dev_put(adopted->pdev);
 	kfree(adopted);
@@ -98,20 +105,6 @@ static void virte_disown(struct virte *virte)
 		device_release_driver(&adopted->pdev->dev);
 		virte_forget(virte, adopted);
 	}
-}
-
-/**
- * virte_leave() - return to the old scheme as the kernel ends
- *
- * What devices still send is blocked from here on.
- */
-void virte_leave(void)
-{
-	mutex_lock(&virte_lock);
-	if (virte_in_force)
-		virte_call_release(virte_in_force);
-	virte_in_force = NULL;
-	mutex_unlock(&virte_lock);
 }
 
 static int virte_switch(struct virte *virte)
@@ -189,6 +182,19 @@ static void virte_remove(struct pci_dev *pdev)
 	pci_clear_master(pdev);
 }
 
+/* The next kernel may know nothing of the call. What devices still send is blocked from here on. */
+static void virte_shutdown(struct pci_dev *pdev)
+{
+	struct virte *virte = pci_get_drvdata(pdev);
+
+	mutex_lock(&virte_lock);
+	if (virte_in_force == virte) {
+		virte_in_force = NULL;
+		virte_call_release(virte);
+	}
+	mutex_unlock(&virte_lock);
+}
+
 static const struct pci_device_id virte_ids[] = {
 	{ PCI_DEVICE(VIRTE_VENDOR_ID, VIRTE_DEVICE_ID) },
 	{ }
@@ -199,6 +205,7 @@ static struct pci_driver virte_driver = {
 	.id_table	= virte_ids,
 	.probe		= virte_probe,
 	.remove		= virte_remove,
+	.shutdown	= virte_shutdown,
 };
 
 /**
@@ -230,12 +237,9 @@ int virte_init(void)
 	if (ret)
 		return ret;
 	ret = pci_register_driver(&virte_driver);
-	if (ret) {
+	if (ret)
 		bus_unregister_notifier(&pci_bus_type, &virte_bus_notifier);
-		return ret;
-	}
-	virte_shutdown_init();
-	return 0;
+	return ret;
 }
 
 /**
@@ -243,7 +247,6 @@ int virte_init(void)
  */
 void virte_exit(void)
 {
-	virte_shutdown_exit();
 	pci_unregister_driver(&virte_driver);
 	bus_unregister_notifier(&pci_bus_type, &virte_bus_notifier);
 }
