@@ -12,11 +12,14 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/random.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/klog.h>
+#include <sys/reboot.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
@@ -250,6 +253,56 @@ static int op_read(struct request *request)
 	return got;
 }
 
+/* Only what comes back is an error. */
+static void start_loaded_kernel(void)
+{
+	reboot(RB_KEXEC);
+	fprintf(stderr, "imsctl: the loaded kernel does not start: %s\n", strerror(errno));
+}
+
+/* Open the file that a key names. Returns 0 or an errno. */
+static int open_named(struct request *request, const char *name, int *fd)
+{
+	const char *path = find(request, name);
+
+	if (!path)
+		return needed(request, name);
+	*fd = open(path, O_RDONLY | O_CLOEXEC);
+	return *fd < 0 ? fail(request, errno, "%s: %s", path, strerror(errno)) : 0;
+}
+
+static int load_kernel(struct request *request, int kernel, int image)
+{
+	FILE *file = fopen("/proc/cmdline", "re");
+	char line[READ_SIZE];
+	bool got = file && fgets(line, sizeof(line), file);
+
+	if (file)
+		fclose(file);
+	if (!got)
+		return fail(request, EIO, "/proc/cmdline: nothing to read");
+	line[strcspn(line, "\n")] = '\0';
+	if (syscall(SYS_kexec_file_load, kernel, image, strlen(line) + 1, line, 0UL))
+		return fail(request, errno, "kexec_file_load(2): %s", strerror(errno));
+	return 0;
+}
+
+static int op_kexec(struct request *request)
+{
+	int kernel = -1, image = -1, error;
+
+	if (!(error = open_named(request, "kernel", &kernel)) &&
+	    !(error = open_named(request, "image", &image)))
+		error = load_kernel(request, kernel, image);
+	if (kernel >= 0)
+		close(kernel);
+	if (image >= 0)
+		close(image);
+	if (!error)
+		request->then = start_loaded_kernel;
+	return error;
+}
+
 const struct operation guest_operations[] = {
 	{ "fresh", " time nanoseconds seed soft_lockup hung_task rcu_stall ",
 	  "after a restore: set the clock (seconds since 1970) and the watchdogs (seconds), "
@@ -260,6 +313,8 @@ const struct operation guest_operations[] = {
 	{ "log", " clear ", "the kernel's log; clear=1: what was logged so far is not shown again",
 	  op_log },
 	{ "read", " path ", "a text file: path=", op_read },
+	{ "kexec", " kernel image ", "start another kernel in the place of this one, with its "
+	  "command line: kernel= and image= name files", op_kexec },
 };
 
 const size_t guest_operations_count = ARRAY_SIZE(guest_operations);

@@ -67,6 +67,8 @@ static int answer(struct request *request, int fd, bool *lost)
 	json_string("error", !error ? "" : request->error[0] ? request->error : strerror(error));
 	text = json_end(&length);
 	*lost = write_all(fd, text, length);
+	if (!error && request->then)
+		request->then();
 	return error;
 }
 

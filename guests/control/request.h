@@ -16,12 +16,14 @@
  * @count:	how many words
  * @operation:	the operation, NULL while it is not known
  * @error:	what went wrong, where errno alone would not say it
+ * @then:	what follows the answer, NULL: nothing
  */
 struct request {
 	char *words[WORDS_MAX];
 	unsigned int count;
 	const struct operation *operation;
 	char error[256];
+	void (*then)(void);
 };
 
 /**

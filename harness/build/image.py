@@ -118,6 +118,27 @@ def module_order(dependencies: str, wanted: Iterable[str], builtin: str) -> list
     return order
 
 
+def kernel_modules(kernel: KernelArtifact, wanted: Iterable[str]) -> dict[str, Path]:
+    """Return the kernel's modules that an image loads, in order: path in the image -> file.
+
+    :raises BuildError: the kernel lacks one.
+    """
+    try:
+        order = module_order(
+            (kernel.modules / "modules.dep").read_text(),
+            wanted,
+            (kernel.modules / "modules.builtin").read_text(),
+        )
+    except BuildError as error:
+        raise BuildError(f"kernel {kernel.name}: {error.message}") from error
+    return {f"lib/imsh/{_module_name(path)}.ko": kernel.modules / path for path in order}
+
+
+def module_list(modules: Iterable[str]) -> cpio.Entry:
+    """Return the file that tells init which modules to load: paths in the image, in order."""
+    return cpio.Entry.file(MODULE_LIST, "".join(f"/{path}\n" for path in modules).encode())
+
+
 def with_directories(entries: Iterable[cpio.Entry]) -> list[cpio.Entry]:
     """Return ``entries`` with the directories that lead to them, each ahead of its content.
 
@@ -177,21 +198,12 @@ def _libraries(root: Path, program: Path) -> set[Path]:
 def _modules(
     kernel: KernelArtifact, wanted: Iterable[str], module: ModuleArtifact
 ) -> list[cpio.Entry]:
-    try:
-        order = module_order(
-            (kernel.modules / "modules.dep").read_text(),
-            wanted,
-            (kernel.modules / "modules.builtin").read_text(),
-        )
-    except BuildError as error:
-        raise BuildError(f"kernel {kernel.name}: {error.message}") from error
-    contents = {f"lib/imsh/{_module_name(path)}.ko": _read_module(kernel.modules / path)
-                for path in order}  # fmt: skip
+    files = kernel_modules(kernel, wanted)
+    contents = {path: _read_module(file) for path, file in files.items()}
     contents[f"lib/imsh/{module.module.name}"] = module.module.read_bytes()
-    listing = "".join(f"/{path}\n" for path in contents)
     return [
         *[cpio.Entry.file(path, data) for path, data in contents.items()],
-        cpio.Entry.file(MODULE_LIST, listing.encode()),
+        module_list(contents),
     ]
 
 

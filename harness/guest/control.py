@@ -220,6 +220,15 @@ class Control:
         """Return a text file of the guest's, of ``/proc`` or ``/sys`` above all."""
         return str(self.call("read", seconds=seconds, path=path)["text"])
 
+    def kexec(self, kernel: str, image: str) -> None:
+        """Start another kernel in the place of the guest's, with its command line.
+
+        When this returns, it is loaded, and the guest that was asked is as good as gone.
+
+        :param kernel, image: files of the guest's.
+        """
+        self.call("kexec", kernel=kernel, image=image)
+
 
 def _parse(line: str, request: str) -> dict[str, Any]:
     try:

@@ -123,9 +123,16 @@ class Machine:
         if self._state is State.READY:
             return
         self._require(State.STARTED, "wait for the guest's start")
-        pattern = re.escape(f"{READY_LINE} {self._nonce}")
-        self.console.wait_for(pattern, deadline)
+        self.wait_ready_line(self._nonce, deadline)
         self._enter(State.READY)
+
+    def wait_ready_line(self, nonce: str, deadline: Deadline) -> None:
+        """Wait until a guest says that it is ready whose image holds this nonce.
+
+        :raises GuestPanic, GuestLost, QemuExited: it never will.
+        :raises DeadlineExpired: with the console's tail.
+        """
+        self.console.wait_for(re.escape(f"{READY_LINE} {nonce}"), deadline)
 
     def ssh_address(self) -> tuple[str, int]:
         """Return the loopback address and port that lead to the guest's SSH server."""

@@ -119,6 +119,15 @@ class Vm:
                 self._identity = identity
             return self._identity
 
+    def restarted(self, guest: Guest) -> None:
+        """Go on with a kernel that was started in the place of the one before (kexec).
+
+        The ports lead to its control tools; its SSH server is started anew.
+        """
+        self.guest = guest
+        with self._starting_ssh:
+            self._identity = self._ssh = None
+
     @property
     def spec(self) -> MachineSpec:
         """The machine's specification."""

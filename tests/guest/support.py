@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ledger import Event, Fate
 from harness.devices.virte_function.function import VirteFunction
 from harness.host.deadline import Deadline, wait_until
@@ -131,3 +132,18 @@ def blocked(plugged: PluggedFunction, index: int) -> Event:
     fence(plugged, Store.IMS, 1)
     assert not event.answered
     return event
+
+
+@contextmanager
+def holding_handles(vm: Vm, door: VirteFunction) -> Iterator[PluggedFunction]:
+    """Hold an IMS function with 6 live handles, MSI-X and IMS, in a guest that has negotiated."""
+    with vm.plugged(door):
+        wait_until(lambda: door.partition.negotiated, Deadline(20, "the guest's negotiation"))
+        with vm.plugged(ImsFunction()) as served:
+            device = PluggedFunction(served, vm.control)
+            device.wait_bound()
+            device.set_up(Store.MSIX, 2)
+            device.set_up(Store.IMS, 4)
+            deliver(device, Store.IMS, *range(4))
+            assert door.partition.live == 6
+            yield device

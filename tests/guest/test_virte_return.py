@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,35 +11,17 @@ import pytest
 
 from harness.build.provision import Provisioner
 from harness.config.recipes import load_machines
-from harness.devices.ims_function.function import ImsFunction
 from harness.devices.virte_function.events import ReturnedToOldScheme
 from harness.devices.virte_function.function import VirteFunction
 from harness.errors import GuestLost
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline
 from harness.host.workspace import make_workspace
 from harness.hypervisor.host import Host
-from harness.spec.interrupt import Store
-from harness.testbed.plugged import PluggedFunction
 from harness.testbed.supplies import DEFAULT_KERNEL
 from harness.testbed.vm import Vm, running_vm
-from tests.guest.support import deliver
+from tests.guest.support import holding_handles
 
 HANDLES = 64
-
-
-@contextmanager
-def holding_handles(vm: Vm, door: VirteFunction) -> Iterator[PluggedFunction]:
-    """Hold an IMS function with live handles, in a guest that has negotiated."""
-    with vm.plugged(door):
-        wait_until(lambda: door.partition.negotiated, Deadline(20, "the guest's negotiation"))
-        with vm.plugged(ImsFunction()) as served:
-            device = PluggedFunction(served, vm.control)
-            device.wait_bound()
-            device.set_up(Store.MSIX, 2)
-            device.set_up(Store.IMS, 4)
-            deliver(device, Store.IMS, *range(4))
-            assert door.partition.live == 6
-            yield device
 
 
 def is_old_scheme(door: VirteFunction) -> bool:

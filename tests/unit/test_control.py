@@ -116,7 +116,7 @@ def test_help_teaches_every_operation(imsctl: Path) -> None:
         "alloc", "request", "release", "free", "mask", "unmask", "move", "cycle", "fire",
         "move_fire", "list", "stored", "function", "irqs", "hold", "drop", "reset", "cpus", "cpu",
         "bind", "unbind", "config", "ping", "fresh", "ssh", "log", "read",
-        "policy",
+        "kexec", "policy",
     }  # fmt: skip
     assert run(imsctl)[1]["operations"] == reply["operations"]
 
@@ -276,6 +276,8 @@ def test_serve_on_a_port_that_never_comes_says_so(imsctl: Path) -> None:
         (("ssh", "host_key=00"), "client_key=...: missing"),
         (("ssh", "client_key=x"), "host_key=...: missing"),
         (("ssh", "client_key=x", "host_key=zz"), "host_key: not up to"),
+        (("kexec", "image=/nowhere"), "kernel=...: missing"),
+        (("kexec", "kernel=/dev/null"), "image=...: missing"),
     ],
 )
 def test_a_wrong_word_changes_nothing_of_the_guest(
