@@ -298,6 +298,24 @@ static int op_stored(struct request *request)
 	return error;
 }
 
+static int op_write(struct request *request)
+{
+	struct imstest_stored stored = {};
+	uint32_t address;
+	int error;
+
+	if ((error = parse_store(request, &stored.store)) ||
+	    (error = needed(request, "address")) ||
+	    (error = needed(request, "data")) ||
+	    (error = number(request, "function", &stored.function, 0)) ||
+	    (error = number(request, "index", &stored.index, 0)) ||
+	    (error = number(request, "address", &address, 0)) ||
+	    (error = number(request, "data", &stored.data, 0)))
+		return error;
+	stored.address = address;
+	return control(request, IMSTEST_IOC_WRITE, &stored);
+}
+
 static int op_function(struct request *request)
 {
 	struct imstest_function_facts facts = {};
@@ -478,6 +496,8 @@ const struct operation module_operations[] = {
 	  "store= [index=0] [count=0: all]", op_list },
 	{ "stored", " function store index count ", "messages as they stand in the store, "
 	  "read from the device: store= [index=0] [count=1]", op_stored },
+	{ "write", " function store index address data ", "put a message into the store, whatever "
+	  "was composed: store= address=N data=N [index=0]", op_write },
 	{ "function", " function wait ", "facts of the PCI function: "
 	  "[wait=0 ms: for the driver to be bound]", op_function },
 	{ "irqs", " ", "every interrupt of the machine with its domain hierarchy", op_irqs },

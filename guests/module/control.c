@@ -354,6 +354,10 @@ static int imstest_function_ioctl(unsigned int command, union imstest_argument *
 		return imstest_interrupt_facts(function, &argument->facts);
 	case IMSTEST_IOC_STORED:
 		return imstest_stored(function, &argument->stored);
+	case IMSTEST_IOC_WRITE:
+		if (!imstest_store(argument->stored.store))
+			return -EINVAL;
+		return imstest_interrupt_write(function, &argument->stored);
 	case IMSTEST_IOC_HOLD:
 		return imstest_placeholders_hold(function, &argument->hold);
 	case IMSTEST_IOC_DROP:

@@ -194,6 +194,7 @@ int imstest_interrupt_release(struct imstest_interrupt *interrupt, u32 argument)
 int imstest_interrupt_mask(struct imstest_interrupt *interrupt, u32 argument);
 int imstest_interrupt_unmask(struct imstest_interrupt *interrupt, u32 argument);
 int imstest_interrupt_move(struct imstest_interrupt *interrupt, u32 cpu);
+int imstest_interrupt_write(struct imstest_function *function, const struct imstest_stored *stored);
 int imstest_interrupt_facts(struct imstest_function *function, struct imstest_facts *facts);
 
 /* pci_vectors.c */

@@ -120,7 +120,7 @@ struct imstest_facts {
  * @pending:	out: its pending bit, of MSI's register, the PBA or IMS_PENDING;
  *		0 where MSI has no such register
  *
- * Read from the device: in a guest this may trap.
+ * Read from the device: in a guest this may trap. WRITE takes address and data.
  */
 struct imstest_stored {
 	__u32 function;
@@ -310,6 +310,7 @@ struct imstest_policy {
 #define IMSTEST_IOC_RESET	_IOWR('I', 0x0e, struct imstest_hold)
 #define IMSTEST_IOC_IRQS	_IOWR('I', 0x0f, struct imstest_irqs)
 #define IMSTEST_IOC_MOVE_FIRE	_IOWR('I', 0x10, struct imstest_fire)
+#define IMSTEST_IOC_WRITE	_IOWR('I', 0x11, struct imstest_stored)
 #define IMSTEST_IOC_POLICY	_IOWR('I', 0x20, struct imstest_policy)
 
 #endif /* IMSTEST_UAPI_H */

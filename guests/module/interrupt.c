@@ -220,6 +220,44 @@ int imstest_interrupt_unmask(struct imstest_interrupt *interrupt, u32 argument)
 }
 
 /**
+ * imstest_interrupt_write() - put a message into the store, whatever was composed for it
+ * @function:	the function
+ * @stored:	store, index, address and data
+ *
+ * The entry is masked around the write where it has a mask bit. Linux knows of
+ * nothing else: it writes its own message when it next has a reason to.
+ *
+ * Return: 0, -ENOENT for an interrupt that is not allocated, -EINVAL for an MSI
+ * message but the first: the others have no message of their own.
+ */
+int imstest_interrupt_write(struct imstest_function *function, const struct imstest_stored *stored)
+{
+	struct imstest_interrupt *interrupt = imstest_interrupt_find(function, stored->store,
+								     stored->index);
+	struct msi_msg msg = {
+		.address_lo	= lower_32_bits(stored->address),
+		.address_hi	= upper_32_bits(stored->address),
+		.data		= stored->data,
+	};
+
+	if (!interrupt)
+		return -ENOENT;
+	if (stored->store == IMSTEST_STORE_MSI && stored->index)
+		return -EINVAL;
+
+	if (stored->store == IMSTEST_STORE_IMS) {
+		imstest_ims_mask(function, stored->index);
+		imstest_ims_store(function, stored->index, &msg);
+		imstest_ims_unmask(function, stored->index);
+	} else {
+		pci_write_msi_msg(interrupt->virq, &msg);
+	}
+	/* Stores are posted. Once this returns, the device has seen them. */
+	imstest_read(function, IMSTEST_STATUS);
+	return 0;
+}
+
+/**
  * imstest_interrupt_move() - set the affinity to one CPU
  * @interrupt:	the interrupt
  * @cpu:	Linux CPU number

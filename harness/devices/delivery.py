@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 from harness.devices.ledger import Event, Fate, Ledger
 from harness.hypervisor.host import Fault as HostFault
+from harness.hypervisor.store_trap import StoreTrap
 from harness.hypervisor.trap_path import TrapPath
 from harness.pci.config_space import ConfigSpace
 from harness.pci.store import InterruptStore
@@ -88,6 +89,8 @@ class Delivery:
         self.gate = gate
         self.trap_path: TrapPath | None = None
         """Where the host interrupts of MSI and MSI-X come from; None: there are always some."""
+        self.store_trap: StoreTrap | None = None
+        """Who writes the hardware's stores for the guest; None: they are what the guest writes."""
         self._stores = stores
         self._config = config
         self._ledger = ledger
@@ -146,6 +149,8 @@ class Delivery:
             self._end(event, Fate.BLOCKED, "no client is attached")
         elif not self._config.bus_master:
             self._end(event, Fate.BLOCKED, "bus mastering is off")
+        elif self.store_trap:
+            return self._send_message(event, self.bus, self.store_trap.hardware(event.interrupt))
         elif not wired:
             return self._send_message(event, self.bus, state.message(index))
         elif self.bus.trigger_irq(WIRE[event.store], index):

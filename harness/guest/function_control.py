@@ -21,6 +21,7 @@ from harness.guest.facts import (
     build_all,
 )
 from harness.spec.interrupt import Store
+from harness.spec.msi import Message
 
 ALL: Final = 0
 """As a count: every interrupt of the store that is allocated."""
@@ -152,6 +153,15 @@ class FunctionControl:
             "stored", seconds=LONG_SECONDS, store=_name(store), index=index, count=count
         )
         return build_all(StoredMessage, reply, "messages")
+
+    def write(self, store: Store, index: int, message: Message) -> None:
+        """Put a message into the store, whatever the kernel composed for the interrupt.
+
+        The kernel goes on with its own as if nothing had been. EINVAL: an MSI message but the
+        first, which stands for the others.
+        """
+        words = {"index": index, "address": message.address, "data": message.data}
+        self.call("write", store=_name(store), **words)
 
     def hold(self, count: int = ALL) -> Held:
         """Take remapping entries; without a count until the kernel refuses, which is no error."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
+from typing import Self
 
 from harness.hypervisor.handles import generation_of, index_of
 from harness.spec.hypercall import DOORBELL_PAGE_SIZE, CallStatus
@@ -51,6 +52,17 @@ class Route:
     delivery_mode: int = 0
     logical: bool = False
     redirection_hint: bool = False
+
+    @classmethod
+    def of(cls, request: CompatibilityMessage) -> Self:
+        """Return where a message in compatibility format goes."""
+        return cls(
+            request.destination,
+            request.vector,
+            request.delivery_mode,
+            logical=request.logical,
+            redirection_hint=request.redirection_hint,
+        )
 
     def __str__(self) -> str:
         kind = "logical destination" if self.logical else "APIC id"

@@ -11,7 +11,13 @@ from harness.devices.virte_function.function import VirteFunction
 from harness.host.deadline import Deadline, wait_until
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import Store
-from harness.spec.msi import Message, MessageEntry, RemappableMessage, VectorControl
+from harness.spec.msi import (
+    CompatibilityMessage,
+    Message,
+    MessageEntry,
+    RemappableMessage,
+    VectorControl,
+)
 from harness.spec.pci import Command, Header
 from harness.spec.vtd import ENTRY_SIZE, RemappedEntry
 from harness.testbed.plugged import PluggedFunction
@@ -120,6 +126,18 @@ def store_message(plugged: PluggedFunction, index: int, message: Message) -> Non
     for half in (0, 8):
         at = index * MessageEntry.SIZE + half
         plugged.model.region_write(regs.BAR_IMS, at, entry[half : half + 8])
+
+
+def as_without_remapping(plugged: PluggedFunction, message: Message) -> Message:
+    """Return what the guest would write for the same CPU and vector if nothing was remapped."""
+    entry = plugged.irte(message)
+    assert isinstance(entry, RemappedEntry)
+    return CompatibilityMessage(
+        plugged.destination(entry),
+        entry.vector,
+        logical=bool(entry.destination_mode),
+        redirection_hint=bool(entry.redirection_hint),
+    ).message()
 
 
 def blocked(plugged: PluggedFunction, index: int) -> Event:

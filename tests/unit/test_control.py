@@ -114,8 +114,8 @@ def test_help_teaches_every_operation(imsctl: Path) -> None:
     assert status == 0
     assert set(reply["operations"]) == {
         "alloc", "request", "release", "free", "mask", "unmask", "move", "cycle", "fire",
-        "move_fire", "list", "stored", "function", "irqs", "hold", "drop", "reset", "cpus", "cpu",
-        "bind", "unbind", "config", "ping", "fresh", "ssh", "log", "read",
+        "move_fire", "list", "stored", "write", "function", "irqs", "hold", "drop", "reset", "cpus",
+        "cpu", "bind", "unbind", "config", "ping", "fresh", "ssh", "log", "read",
         "kexec", "policy",
     }  # fmt: skip
     assert run(imsctl)[1]["operations"] == reply["operations"]

@@ -24,6 +24,7 @@ from harness.devices.ims_function.work_queue import WorkQueue
 from harness.devices.ledger import Event, Ledger
 from harness.events.stream import Writer
 from harness.host.deadline import Deadline
+from harness.hypervisor.store_trap import StoreTrap
 from harness.hypervisor.trap_path import TrapPath
 from harness.pci.access_log import AccessLog, RefusalLog
 from harness.pci.msi import MsiStore
@@ -31,6 +32,7 @@ from harness.pci.msix import MsixStore
 from harness.pci.store import InterruptStore, StoreEntry
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import InterruptName, Store
+from harness.spec.msi import MessageEntry
 from harness.spec.pci import CONFIG_SIZE, CapabilityId
 from harness.spec.vfio import IrqIndexNumber, IrqInfoFlags, RegionFlags, RegionIndex
 from harness.vfio_user.device import Bus, IrqIndex, MappableArea, Region, Verdict
@@ -122,6 +124,24 @@ class ImsFunction:
     @trap_path.setter
     def trap_path(self, trap_path: TrapPath | None) -> None:
         self._delivery.trap_path = trap_path
+
+    def trap_stores(self, trap: StoreTrap, gate: Callable[[MessageGate], MessageGate]) -> None:
+        """Let a hypervisor write the hardware's stores from now on, for what the guest writes.
+
+        Of the MSI-X table, which the client keeps to itself, whoever can read it tells the trap.
+
+        :param gate: makes what takes the messages out of the gate that took them so far.
+        """
+        with self._lock:
+            self._delivery.store_trap = trap
+            self._delivery.gate = gate(self._delivery.gate)
+
+    def _tell_trap(self, store: Store, indices: Iterable[int]) -> None:
+        if trap := self._delivery.store_trap:
+            state = self._stores[store]
+            for index in indices:
+                if not state.masked(index, wired=False):
+                    trap.write(InterruptName(store, index), state.message(index))
 
     # For tests and the harness.
 
@@ -292,6 +312,8 @@ class ImsFunction:
         """Return to the state after power-on, config space included."""
         with self._lock:
             self.config.reset()
+            if self._delivery.store_trap:
+                self._delivery.store_trap.reset()
             if self._msi:
                 self._msi.reset()
             if self._msix:
@@ -357,6 +379,8 @@ class ImsFunction:
         done = False
         if area is Area.IMS:
             done = self._ims.write(offset, data)
+            if done:
+                self._tell_trap(Store.IMS, [offset // MessageEntry.SIZE])
             self._delivery.release(Store.IMS)  # what was written may have unmasked an entry
         elif region == regs.BAR_MSIX_WINDOW and self._window:
             done = self._window.write(offset, data)
@@ -370,6 +394,7 @@ class ImsFunction:
         self.config.write(offset, data)
         if self._msi and self.config.covers(CapabilityId.MSI, offset, len(data)):
             self._msi.registers_written()
+            self._tell_trap(Store.MSI, range(self._msi.granted))
         if self._msix and self.config.covers(CapabilityId.MSIX, offset, len(data)):
             self._msix.registers_written()
         if self._window and self.config.covers(CapabilityId.VENDOR, offset, len(data)):
