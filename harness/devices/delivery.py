@@ -24,6 +24,7 @@ from typing import Final, Protocol
 
 from harness.devices.ledger import Event, Fate, Ledger
 from harness.hypervisor.host import Fault as HostFault
+from harness.hypervisor.source_translation import SourceFault
 from harness.hypervisor.store_trap import StoreTrap
 from harness.hypervisor.trap_path import TrapPath
 from harness.pci.config_space import ConfigSpace
@@ -38,7 +39,7 @@ WIRE: Final = {Store.MSI: IrqIndexNumber.MSI, Store.MSIX: IrqIndexNumber.MSIX}
 """Stores whose interrupts a client can wire to eventfds. There is no such index for IMS."""
 
 
-Routed = Message | Fault | HostFault | None
+Routed = Message | Fault | HostFault | SourceFault | None
 """What becomes of a message: the one to put on the bus, the fault that it ends in, or None: it is
 taken, and whoever took it delivers it."""
 
