@@ -107,14 +107,14 @@ class Guest:
             if counted:
                 cost.traps, cost.calls = self._count(step, done)
             else:
-                cost.seconds.append(self._do(step, done))
+                cost.seconds.append(self.do(step, done))
 
     def _count(self, step: str, count: int) -> tuple[int, int]:
         mark = self._vm.machine.events.mark()
         virte = self._virte
         calls, accesses = (len(virte.calls), virte.accesses.mark()) if virte else (0, None)
         with self._plugged.trapped() as traps:
-            self._do(step, count)
+            self.do(step, count)
         trapped = traps[self.path.store]
         asked = sum(
             item.direction == "<-" and item.message.command == Command.DEVICE_SET_IRQS
@@ -126,7 +126,7 @@ class Guest:
             asked += len(virte.calls) - calls
         return trapped, asked
 
-    def _do(self, step: str, count: int) -> float:
+    def do(self, step: str, count: int) -> float:
         """Do a step to a range of interrupts; return its seconds."""
         store, plugged = self.path.store, self._plugged
         if step == "interrupt":
