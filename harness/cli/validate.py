@@ -103,6 +103,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--json", action="store_const", const="json", dest="format", help="--format json"
     )
     parser.add_argument(
+        "--quiet", action="store_true", help="say nothing of the progress on standard error"
+    )
+    parser.add_argument(
         "--git-bisect",
         action="store_true",
         help="exit as `git bisect run` wants it: 0 not worse than the base, 1 worse, 125 does not "
@@ -152,7 +155,8 @@ def _validate(args: argparse.Namespace) -> Report:
         raise ConfigError("--workers takes a number from 1 on, --measure one from 0 on")
     make_selection(args.matrix, tree=recipe)  # a typo is told before anything is built
     stretch_timeouts(args.workers)
-    provisioner = make_provisioner(more=[recipe])
+    progress = Progress(None if args.quiet else sys.stderr)
+    provisioner = make_provisioner(progress, more=[recipe])
     name = f"{started:%Y%m%dT%H%M%SZ}-{recipe.name}"
     directory = make_workspace(args.results.absolute(), name).directory
     if STDIN in args.series:
@@ -184,7 +188,7 @@ def _validate(args: argparse.Namespace) -> Report:
         rows = telling_rows(changed_paths(provisioner.trees, recipe, states))
         validator = Validator(
             provisioner=provisioner,
-            progress=Progress(sys.stderr),
+            progress=progress,
             directory=directory,
             options=["--matrix", args.matrix, *(("--first", ",".join(rows)) if rows else ())],
             tests=tests,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Final, TextIO
+from typing import Final
 
 from harness.build.kernel import KernelRecipe
 from harness.build.provision import Provisioner
@@ -19,14 +19,15 @@ DEFAULT_MACHINE: Final = "caching"
 
 
 def make_provisioner(
-    stream: TextIO | None = None, *, more: Iterable[KernelRecipe] = ()
+    progress: Progress | None = None, *, more: Iterable[KernelRecipe] = ()
 ) -> Provisioner:
-    """Return the provisioner of the user's cache, which tells ``stream`` (stderr) how far it is.
+    """Return the provisioner of the user's cache.
 
+    :param progress: who is told how far it is; by default standard error.
     :param more: kernels besides those that there are recipes of.
     :raises ConfigError: a recipe is wrong, or the cache is nowhere.
     """
-    cache = Cache(cache_directory(), Progress(stream or sys.stderr))
+    cache = Cache(cache_directory(), progress or Progress(sys.stderr))
     recipes = load_recipes()
     kernels = recipes.kernels | {recipe.name: recipe for recipe in more}
     return Provisioner(cache, replace(recipes, kernels=kernels), known_states())

@@ -23,13 +23,7 @@ class States:
     """The subjects of the patches on the base."""
 
 
-def read_states(
-    trees: Trees,
-    recipe: KernelRecipe,
-    base: str | None,
-    *,
-    per_patch: bool,
-) -> States:
+def read_states(trees: Trees, recipe: KernelRecipe, base: str | None, *, per_patch: bool) -> States:
     """Return what is compared; patches are applied, and nothing is built.
 
     :param recipe: the tree with its series, or without one: then what it has on top of ``base``.

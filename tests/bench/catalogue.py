@@ -22,6 +22,7 @@ from tests.bench.interrupts import irqs_per_second
 from tests.bench.metrics import Goal, Metric, Summary
 from tests.bench.suite import core_s_per_guest_test, suite_s
 from tests.bench.trap_cost import trap_cost
+from tests.bench.validate import validate_overhead_ratio
 from tests.bench.vfio_user_bench import echo_round_trips, posted_writes_per_second, read_round_trips
 
 VFIO_USER_ROUNDS: Final = 5
@@ -198,6 +199,13 @@ METRICS: Final = (
         unit="s",
         measure=core_s_per_guest_test,
         against="the same of another checkout, in turn; QEMU's processor time included",
+    ),
+    Metric(
+        name="validate_overhead_ratio",
+        unit="",
+        measure=validate_overhead_ratio,
+        against="the same tests run by hand, on one kernel after the other",
+        goal=Goal(1.2),
     ),
     Metric(
         name="suite_s",

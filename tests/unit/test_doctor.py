@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
 import os
 import sys
@@ -21,6 +20,7 @@ from harness.build.toolchain import Toolchain
 from harness.cli.main import main
 from harness.doctor import Supplies, examine
 from harness.errors import LaunchError, MissingRequirement
+from harness.host.progress import Progress
 from harness.host.requirements import Diagnosis, Presence, attempt
 from harness.testbed.supplies import DEFAULT_KERNEL, make_provisioner
 
@@ -84,7 +84,7 @@ def provisioner(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Provisioner:
     monkeypatch.setenv("IMSH_CACHE", str(tmp_path / "cache"))
     monkeypatch.delenv("IMSH_QEMU", raising=False)
     monkeypatch.setenv("PATH", "/nowhere")
-    return make_provisioner(io.StringIO())
+    return make_provisioner(Progress(None))
 
 
 @pytest.fixture

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import signal
+import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,10 +15,12 @@ from harness.build.roots import RootRecipe
 from harness.build.tree import TreeState
 from harness.errors import HarnessError, MissingRequirement, Verdict
 from harness.host.deadline import Deadline, wait_until
+from harness.host.process import running
 from harness.testbed.supplies import DEFAULT_KERNEL
 from harness.testbed.trees import STATES_VARIABLE, read_states
 from harness.validate.trial import Subject, kept_outcomes, run_tests, running_tests
 
+CHECKOUT = Path(__file__).parents[2]
 STOCK = Subject(
     recipe=KernelRecipe(DEFAULT_KERNEL, "stock", root=RootRecipe(("suite",), ("linux",)))
 )
@@ -69,6 +74,45 @@ def test_outcomes_are_seen_while_the_run_goes_on_and_it_ends_with_the_block(tmp_
         assert [item.verdict for item in said] == [Verdict.PASS]
     with pytest.raises(OSError, match="No such device"):  # nobody has it open for reading
         os.open(gate, os.O_WRONLY | os.O_NONBLOCK)
+
+
+OUTER = """
+import sys
+from functools import partial
+from pathlib import Path
+from harness.host.deadline import Deadline
+from harness.validate.trial import running_tests
+from tests.unit.test_trial import STOCK
+
+file, results = sys.argv[1:]
+with running_tests(STOCK, [file], Path(results), workers=2) as trial:
+    trial.wait(Deadline(60, "the inner tests"))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda item: item.name)
+def test_no_process_outlives_whoever_waits(tmp_path: Path, number: signal.Signals) -> None:
+    pid = tmp_path / "pid"
+    text = "import os, time\nfrom pathlib import Path\n\n\ndef test_long():\n"
+    text += f"    Path({str(tmp_path / 'new')!r}).write_text(f'{{os.getpid()}} {{os.getppid()}}')\n"
+    text += f"    os.rename({str(tmp_path / 'new')!r}, {str(pid)!r})\n    time.sleep(50)\n"
+    argv = [sys.executable, "-c", OUTER, written(tmp_path, text), str(tmp_path / "trial")]
+    with running(argv, name="outer", log=tmp_path / "log", cwd=CHECKOUT) as outer:
+        worker, controller = wait_until(
+            lambda: pid.read_text().split() if pid.exists() else None, deadline()
+        )
+        os.kill(outer.pid, number)
+        outer.wait(deadline())
+        for process in (controller, worker):
+            wait_until(partial(gone, process), deadline())
+
+
+def gone(pid: str) -> bool:
+    """Whether a process has ended, be it that whoever inherited it has not reaped it yet."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True
 
 
 def test_a_tree_is_named_again_and_its_state_is_told(tmp_path: Path) -> None:
