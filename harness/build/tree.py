@@ -98,6 +98,15 @@ class Trees:
                 for commit, words in zip(commits, more, strict=True)
             ]
 
+    def state_of(self, source: TreeSource, commit: str) -> TreeState:
+        """Return the state that a commit is: one of the tree's repository, or one that stands in
+        :meth:`states`.
+
+        :raises ConfigError: there is no kernel tree.
+        """
+        with self.opened(source) as checkout:
+            return _state_of(checkout, commit, commit[:12])
+
     def series(self, source: TreeSource) -> Series:
         """Return all patches of a source, without applying them.
 

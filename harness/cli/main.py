@@ -17,7 +17,7 @@ from harness.report.verdict import verdict_of
 
 VERBS: Final = (
     "run", "kernels", "build", "doctor", "capabilities", "runs", "machines", "poke", "faults",
-    "policy", "validate",
+    "policy", "validate", "bisect",
 )  # fmt: skip
 
 EPILOG = """\
