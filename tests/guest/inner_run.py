@@ -41,8 +41,9 @@ def run_tests(directory: Path, text: str, *words: str) -> InnerRun:
         *("--rootdir", str(directory), "--results", "results", "--junit-xml", "results/junit.xml"),
         str(directory),
     ]
-    # A worker's own environment would make the inner pytest believe that it is one, too.
-    inherited = [name for name in os.environ if name.startswith("PYTEST_")]
+    # A worker's own environment would make the inner pytest believe that it is one, too; and what
+    # the user has recipes of is no matter of a test's.
+    inherited = [name for name in os.environ if name.startswith(("PYTEST_", "IMSH_RECIPES"))]
     env = ["env", *(f"--unset={name}" for name in inherited), f"PYTHONPATH={CHECKOUT}"]
     result = run(
         [*env, *command], deadline=Deadline(240, "the inner tests"), cwd=directory, check=False
