@@ -100,9 +100,11 @@ class Guest(paramiko.ServerInterface):
                 channel.shutdown_write()
                 if (status := process.wait()) >= 0:  # a signal is not told
                     channel.send_exit_status(status)
+            # The client ends its input when it was told that the command runs: until then a channel
+            # that is closed would be closed ahead of that answer.
+            output.join()
             with contextlib.suppress(OSError, EOFError, paramiko.SSHException):
                 channel.close()
-            output.join()
 
     def _feed(self, process: subprocess.Popen[bytes], channel: paramiko.Channel) -> None:
         assert process.stdin is not None
