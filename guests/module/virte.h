@@ -72,6 +72,7 @@ struct virte_irq {
  * @source:	what MAP says of it, without a route
  * @virq:	its first Linux interrupt
  * @held:	Linux interrupts that are not freed
+ * @refused:	errno of a MAP at allocation, for the activation to return
  * @mapped:	@message and @handle are the hypervisor's
  * @handle:	of the first interrupt; the others follow
  * @message:	of the first interrupt; null while not mapped
@@ -85,6 +86,7 @@ struct virte_block {
 	struct virte_entry_request source;
 	unsigned int virq;
 	unsigned int held;
+	int refused;
 	bool mapped;
 	u32 handle;
 	struct msi_msg message;

@@ -334,6 +334,7 @@ static int virte_domain_alloc(struct irq_domain *domain, unsigned int virq, unsi
 {
 	struct virte_entry_request source = {};
 	struct irq_alloc_info *info = arg;
+	struct virte_block *block;
 	unsigned int made = 0;
 	struct pci_dev *pdev;
 	int ret, each;
@@ -360,8 +361,14 @@ static int virte_domain_alloc(struct irq_domain *domain, unsigned int virq, unsi
 	 */
 	if (nr_irqs > each || virte_doorbell_wanted(pdev)) {
 		ret = map_at_once(domain, virq, nr_irqs, each);
-		if (ret)
+		if (ret && nr_irqs > each)
 			goto err_drop_blocks;
+		/*
+		 * The PCI core makes ENOSPC of any error here (kernel/irq/msi.c,
+		 * msi_handle_pci_fail()), and passes those of activation on.
+		 */
+		block = irq_domain_get_irq_data(domain, virq)->chip_data;
+		block->refused = ret;
 	}
 	return 0;
 
@@ -386,6 +393,8 @@ static int virte_domain_activate(struct irq_domain *domain, struct irq_data *irq
 	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
 	struct virte_entry_request route = reserve ? parked : route_of(irqd);
 
+	if (block->refused)
+		return block->refused;
 	return block_route(block, number_of(irqd), &route);
 }
 

@@ -13,11 +13,7 @@ from harness.spec.pci import RequesterId
 from harness.testbed.vm import Vm
 from tests.guest.support import Virte, deliver, fence, store_message
 
-pytestmark = [
-    pytest.mark.shared_vm("module"),
-    pytest.mark.kernel("debian-6.12"),
-    pytest.mark.machine("remapping-only"),
-]
+pytestmark = pytest.mark.shared_vm("module")
 
 
 @pytest.mark.capability("D8")
