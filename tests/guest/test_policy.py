@@ -233,7 +233,6 @@ def test_the_vendor_neutral_flag_is_followed_whatever_else_hints_at(
 
 
 @pytest.mark.machine("vire-call")
-@pytest.mark.kernel("debian-6.12", "debian-backports")
 @pytest.mark.capability("C7", "C8")
 def test_a_call_that_is_granted_overrides_every_hint(vm: Vm) -> None:
     """For devices that are bound after it: others are still in the old scheme."""

@@ -16,7 +16,7 @@ from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import deliver, unbind
 
-pytestmark = [pytest.mark.shared_vm("module"), pytest.mark.machine("remapping-only")]
+pytestmark = pytest.mark.shared_vm("module")
 
 COUNT = 4
 
