@@ -17,7 +17,7 @@ from typing import Final
 
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.virte_function.function import Area, VirteFunction
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline
 from harness.hypervisor.host import Host
 from harness.spec.interrupt import Store
 from harness.spec.vfio import Command
@@ -154,9 +154,7 @@ def guest_of(path: Path, bench: Bench) -> Iterator[Guest]:
         virte = None
         if path.call:
             virte = VirteFunction(Host(1 << 12, time.monotonic))
-            stack.enter_context(vm.plugged(virte))
-            partition = virte.partition
-            wait_until(lambda: partition.negotiated, Deadline(SECONDS, "the negotiation"))
+            stack.enter_context(vm.granted_call(virte))
         yield Guest(path, vm, stack.enter_context(vm.ims_function(function)), virte)
 
 

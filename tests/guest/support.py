@@ -155,13 +155,11 @@ def blocked(plugged: PluggedFunction, index: int) -> Event:
 @contextmanager
 def holding_handles(vm: Vm, door: VirteFunction) -> Iterator[PluggedFunction]:
     """Hold an IMS function with 6 live handles, MSI-X and IMS, in a guest that has negotiated."""
-    with vm.plugged(door):
-        wait_until(lambda: door.partition.negotiated, Deadline(20, "the guest's negotiation"))
-        with vm.plugged(ImsFunction()) as served:
-            device = PluggedFunction(served, vm.control)
-            device.wait_bound()
-            device.set_up(Store.MSIX, 2)
-            device.set_up(Store.IMS, 4)
-            deliver(device, Store.IMS, *range(4))
-            assert door.partition.live == 6
-            yield device
+    with vm.granted_call(door), vm.plugged(ImsFunction()) as served:
+        device = PluggedFunction(served, vm.control)
+        device.wait_bound()
+        device.set_up(Store.MSIX, 2)
+        device.set_up(Store.IMS, 4)
+        deliver(device, Store.IMS, *range(4))
+        assert door.partition.live == 6
+        yield device

@@ -8,7 +8,6 @@ import pytest
 
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.virte_function.function import VirteFunction
-from harness.host.deadline import Deadline, wait_until
 from harness.hypervisor.host import Host
 from harness.testbed.vm import Vm
 from tests.bench.trap_cost import PATHS, STEPS, Cost, Guest, Path
@@ -32,9 +31,7 @@ def life(vm: Vm, path: Path, virte: VirteFunction | None = None) -> dict[str, Co
 @pytest.mark.shared_vm("module")
 def test_each_path_is_counted_and_timed_step_by_step(vm: Vm) -> None:
     msi, msix, trapped, mapped = (life(vm, path) for path in PATHS[:-1])
-    with vm.plugged(VirteFunction(Host(64, time.monotonic))) as virte:
-        partition = virte.model.partition
-        wait_until(lambda: partition.negotiated, Deadline(20, "the negotiation"))
+    with vm.granted_call(VirteFunction(Host(64, time.monotonic))) as virte:
         call = life(vm, PATHS[-1], virte.model)
 
     # A mapped store costs nothing, in any step; over the call each access is a call.

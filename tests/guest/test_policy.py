@@ -19,7 +19,6 @@ from harness.cli.policy import Answers, table
 from harness.devices.virte_function.function import VirteFunction
 from harness.guest.control import ControlError
 from harness.guest.policy import PolicyFacts, Rule
-from harness.host.deadline import Deadline, wait_until
 from harness.hypervisor.host import Host
 from harness.hypervisor.policy import Policy
 from harness.qemu.command import Iommu
@@ -236,9 +235,7 @@ def test_the_vendor_neutral_flag_is_followed_whatever_else_hints_at(
 @pytest.mark.capability("C7", "C8")
 def test_a_call_that_is_granted_overrides_every_hint(vm: Vm) -> None:
     """For devices that are bound after it: others are still in the old scheme."""
-    with vm.plugged(VirteFunction(Host(64, time.monotonic), Policy())) as virte:
-        partition = virte.model.partition
-        wait_until(lambda: partition.negotiated, Deadline(20, "the guest's negotiation"))
+    with vm.granted_call(VirteFunction(Host(64, time.monotonic), Policy())) as virte:
         facts = vm.control.policy()
         for rule in (Rule.CALL, Rule.FIRMWARE_FLAG, Rule.COMBINED):
             assert facts[rule].allowed

@@ -11,7 +11,7 @@ from harness.devices.ledger import Fate
 from harness.devices.virte_function.function import VirteFunction
 from harness.errors import CheckFailed
 from harness.guest.control import ControlError
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline
 from harness.hypervisor.host import Host
 from harness.hypervisor.trap_path import TrapPath
 from harness.spec.interrupt import Store
@@ -102,12 +102,10 @@ def test_an_eventfd_that_is_gone_is_told_from_an_interrupt_that_the_guest_lost(
 @pytest.mark.capability("D5")
 def test_over_the_call_the_same_shortage_is_the_drivers_own_error(vm: Vm) -> None:
     host = Host(2, time.monotonic)
-    with vm.plugged(VirteFunction(host)) as virte:
-        wait_until(lambda: virte.model.partition.negotiated, Deadline(20, "the negotiation"))
-        with vm.ims_function() as device:
-            device.set_up(Store.MSIX, 2)
-            with pytest.raises(ControlError) as refused:
-                device.control.alloc(Store.MSIX, 1, index=2)
-            assert refused.value.errno == errno.ENOSPC
-            deliver(device, Store.MSIX, 0, 1)
-            check_no_silent_failure(device)
+    with vm.granted_call(VirteFunction(host)), vm.ims_function() as device:
+        device.set_up(Store.MSIX, 2)
+        with pytest.raises(ControlError) as refused:
+            device.control.alloc(Store.MSIX, 1, index=2)
+        assert refused.value.errno == errno.ENOSPC
+        deliver(device, Store.MSIX, 0, 1)
+        check_no_silent_failure(device)

@@ -8,7 +8,7 @@ import pytest
 
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.devices.virte_function.function import VirteFunction
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline
 from harness.hypervisor.host import Host
 from harness.pci.store_order import StoreAccess
 from harness.spec.interrupt import Store
@@ -54,8 +54,7 @@ def test_the_msix_table_is_mapped_between_grant_and_release(vm: Vm) -> None:
     with vm.ims_function(ImsFunctionSpec(msix_window=True)) as device:
         assert table_accesses(device)
         assert not device.irtes()
-        with vm.plugged(door) as served:
-            wait_until(lambda: door.partition.negotiated, Deadline(20, "the guest's negotiation"))
+        with vm.granted_call(door) as served:
             enumerate_anew(vm, device)
             assert table_accesses(device) == []
             with device.trapped() as traps:

@@ -13,7 +13,7 @@ from harness.config.matrix import Cell
 from harness.config.recipes import load_machines
 from harness.devices.virte_function.function import VirteFunction
 from harness.errors import GuestLost
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline
 from harness.host.workspace import make_workspace
 from harness.hypervisor.host import Host
 from harness.spec.hypercall import CallStatus, Operation
@@ -37,9 +37,7 @@ def test_a_kernel_that_ends_releases_the_call_after_its_drivers(
         vm.ims_function() as device,
     ):
         # Found before the function of the call: left to itself, the kernel shuts it down after it.
-        with vm.plugged(function):
-            deadline = Deadline(20, "the guest's negotiation")
-            wait_until(lambda: function.partition.negotiated, deadline)
+        with vm.granted_call(function):
             device.unbind()
             device.bind()
             device.set_up(Store.MSIX, 2)
