@@ -65,6 +65,12 @@ def make_parser() -> argparse.ArgumentParser:
         help="guest kernel, see `imsh kernels` (default: %(default)s)",
     )
     parser.add_argument(
+        "--tree",
+        type=Path,
+        metavar="PATH",
+        help="kernel tree for tree_rebuild_verdict_s, which is left out without one",
+    )
+    parser.add_argument(
         "--json",
         type=Path,
         default=JSON,
@@ -83,7 +89,11 @@ def _positive(text: str) -> int:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
     args = make_parser().parse_args(argv)
-    wanted = [metric for metric in METRICS if not args.only or metric.name in args.only]
+    wanted = [
+        metric
+        for metric in METRICS
+        if (metric.name in args.only if args.only else args.tree or not metric.of_tree)
+    ]
     machines = args.json.with_name(f"{args.json.stem}.machines")
     try:
         with signals_as_interrupt(), directory_lock(machines):
@@ -94,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 directory=machines,
                 progress=Progress(sys.stderr),
                 rounds=args.rounds,
+                tree=args.tree,
             )
             results, failures = measure(bench, wanted)
             if results:

@@ -33,6 +33,8 @@ class Bench:
     progress: Progress
     rounds: int | None = None
     """How often each side of a measurement is taken; None: as often as the measurement likes."""
+    tree: Path | None = None
+    """A kernel tree of the user's; it is only read."""
     _observed: dict[Callable[[Bench], Any], Any] = field(default_factory=dict)
     _failed: dict[Callable[[Bench], Any], HarnessError] = field(default_factory=dict)
 

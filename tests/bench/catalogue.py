@@ -22,6 +22,7 @@ from tests.bench.interrupts import irqs_per_second
 from tests.bench.metrics import Goal, Metric, Summary
 from tests.bench.suite import core_s_per_guest_test, suite_s
 from tests.bench.trap_cost import trap_cost
+from tests.bench.tree import tree_rebuild_verdict_s, tree_verdict_over_build_s
 from tests.bench.validate import validate_overhead_ratio
 from tests.bench.vfio_user_bench import echo_round_trips, posted_writes_per_second, read_round_trips
 
@@ -193,6 +194,22 @@ METRICS: Final = (
         measure=faults_caught_percent,
         against="seeded faults that a kernel has a place for, by a row that should; every kernel",
         goal=Goal(95, at_least=True),
+    ),
+    Metric(
+        name="tree_rebuild_verdict_s",
+        unit="s",
+        measure=tree_rebuild_verdict_s,
+        against="imsh run --tree after a change of one line of irq_remapping.c",
+        goal=Goal(90),
+        of_tree=True,
+    ),
+    Metric(
+        name="tree_verdict_over_build_s",
+        unit="s",
+        measure=tree_verdict_over_build_s,
+        against="what of that is not the kernel's build",
+        goal=Goal(15),
+        of_tree=True,
     ),
     Metric(
         name="core_s_per_guest_test",

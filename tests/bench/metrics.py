@@ -84,6 +84,8 @@ class Metric:
     against: str
     """What it is measured against, or how; for a human."""
     goal: Goal | None = None
+    of_tree: bool = False
+    """Whether it is about a kernel tree of the user's."""
 
 
 def write_json(path: Path, results: Mapping[Metric, Summary]) -> None:
