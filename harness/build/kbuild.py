@@ -15,12 +15,12 @@ from harness.build.kconfig import parse_config
 from harness.build.sandbox import SHOWN, Sandbox
 from harness.build.toolchain import Toolchain
 from harness.errors import BuildError
+from harness.host.cache import NO_SPACE_TEXTS
 from harness.host.deadline import Deadline
 from harness.host.process import shell_line
 
 _SECONDS: Final = 4 * 3600.0
 _ERROR_LINES: Final = 16
-_NO_SPACE: Final = "No space left on device"
 
 _ENVIRONMENT: Final = {
     # The same tree is the same image, and another image says that something changed.
@@ -97,7 +97,7 @@ class Kbuild:
             self._make("bzImage", "modules", step="building the kernel")
         except BuildError as error:
             said = self._said(began)
-            if _NO_SPACE in said:
+            if any(text in said for text in NO_SPACE_TEXTS):
                 raise  # objects may be cut short: half-done stays
             half_done.unlink()
             raise CompileError(

@@ -40,8 +40,13 @@ _UNUSED_DAYS: Final = 30
 _PARTIAL: Final = ".partial"
 _REPLACED: Final = f".replaced{_PARTIAL}"
 _NO_SPACE: Final = (errno.ENOSPC, errno.EDQUOT)
-_NO_SPACE_TEXTS: Final = (*map(os.strerror, _NO_SPACE), "You don't have enough free space")
-"""What programs say of a full disk: the C library's words, and apt's of one that will be full."""
+NO_SPACE_TEXTS: Final = (
+    *map(os.strerror, _NO_SPACE),
+    "You don't have enough free space",
+    "echo: I/O error",
+)
+"""What programs say of a full disk: the C library's words, apt's of one that will be full, dash's.
+"""
 
 
 def cache_directory() -> Path:
@@ -230,7 +235,7 @@ class Cache:
             raise _full(what, places) from error
         except HarnessError as error:
             said = record.read_text(errors="replace") if record.exists() else ""
-            if not any(text in f"{error}{said}" for text in _NO_SPACE_TEXTS):
+            if not any(text in f"{error}{said}" for text in NO_SPACE_TEXTS):
                 raise
             raise _full(what, places) from error
 
