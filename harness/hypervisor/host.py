@@ -45,6 +45,7 @@ class Fault:
 
     def __str__(self) -> str:
         sender = f" from {RequesterId(self.requester)}" if self.requester is not None else ""
+        sender += f" with PASID {self.pasid}" if self.pasid is not None else ""
         return (
             f"message {self.data:#x}{sender} to doorbell page {self.page} at {self.offset:#x} "
             f"is blocked: {self.reason.value}"

@@ -52,6 +52,11 @@ class MessageTable:
         """Return the message that stands in an entry."""
         return Message(*_MESSAGE.unpack_from(self._buffer, index * ENTRY_SIZE))
 
+    def control(self, index: int) -> int:
+        """Return the control dword of an entry."""
+        at = index * ENTRY_SIZE + CONTROL_OFFSET
+        return int.from_bytes(self._buffer[at : at + 4], "little")
+
     def mask_bit(self, index: int) -> bool:
         """Whether an entry's own mask bit is set."""
         return bool(self._buffer[index * ENTRY_SIZE + CONTROL_OFFSET] & MASK_BIT)

@@ -88,6 +88,19 @@ class Register(enum.IntEnum):
 
 
 WQ_SIZE_MAX: Final = 1024
+
+
+# fmt: off
+class ImsControl(Layout, bits=32):
+    """Control dword of an IMS entry."""
+
+    pasid       = Bits(31, 12)
+    reserved    = Reserved((11, 4), (2, 1))
+    pasid_valid = Bits(3)      # the message is tagged with ``pasid``
+    mask        = Bits(0)      # 1 after reset
+# fmt: on
+
+
 IMS_PENDING_SIZE: Final = 0x100
 EVENT_SLOT_SIZE: Final = 8
 EVENT_BANKS: Final = {

@@ -149,6 +149,8 @@ class Message:
 
     address: int
     data: int
+    pasid: int | None = None
+    """What it is tagged with (PCI Express 6.0, 6.20, "PASID TLP Prefix"); of IMS alone."""
 
     @property
     def is_null(self) -> bool:

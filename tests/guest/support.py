@@ -122,7 +122,9 @@ def write_command(plugged: PluggedFunction, command: Command) -> None:
 
 def store_message(plugged: PluggedFunction, index: int, message: Message) -> None:
     """Put a message into an IMS entry, as a driver gone wrong would."""
-    entry = MessageEntry(message.address, message.data, VectorControl()).pack()
+    tag = regs.ImsControl(pasid=message.pasid or 0, pasid_valid=int(message.pasid is not None))
+    control = VectorControl.unpack(tag.value)
+    entry = MessageEntry(message.address, message.data, control).pack()
     for half in (0, 8):
         at = index * MessageEntry.SIZE + half
         plugged.model.region_write(regs.BAR_IMS, at, entry[half : half + 8])

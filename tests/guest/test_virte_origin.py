@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from harness.devices.ledger import Fate
@@ -10,8 +12,9 @@ from harness.hypervisor.host import Blocked
 from harness.hypervisor.policy import Policy
 from harness.spec.interrupt import Store
 from harness.spec.pci import RequesterId
+from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import Virte, deliver, fence, store_message
+from tests.guest.support import Virte, blocked, deliver, fence, runs, store_message
 
 pytestmark = pytest.mark.shared_vm("module")
 
@@ -47,3 +50,21 @@ def test_a_function_that_is_not_the_guests_gets_no_handle(
         deliver(own, Store.IMS, 0)
         holders = {entry.source.origin.requester for entry in virte.model.partition.entries()}
         assert holders == {own.requester_id}
+
+
+@pytest.mark.capability("D8", "D9")
+def test_a_message_with_a_pasid_is_blocked_by_a_handle_without_one(
+    virte: Virte, device: PluggedFunction
+) -> None:
+    device.set_up(Store.IMS, 2)
+    pair = device.message(Store.IMS, 0)
+    ran = runs(device, Store.IMS, 0)
+    for pasid in (0, 7, 0xFFFFF):
+        store_message(device, 0, dataclasses.replace(pair, pasid=pasid))
+        blocked(device, 0)
+        fault = virte.model.partition.host.faults[-1]
+        assert (fault.reason, fault.pasid) == (Blocked.WRONG_PASID, pasid)
+        assert fault.requester == device.requester_id
+    assert runs(device, Store.IMS, 0) == ran
+    store_message(device, 0, pair)
+    deliver(device, Store.IMS, 0)

@@ -36,6 +36,18 @@ def test_an_entry_is_read_as_it_stands_now(ims: ImsStore) -> None:
     assert ims.message(7) == Message(0xFEE00018, 0x9A)
 
 
+@pytest.mark.parametrize(
+    ("control", "pasid"),
+    [(0, None), (0xFFFFF << 12, None), (1 << 3, 0), (0xABCDE << 12 | 1 << 3, 0xABCDE)],
+)
+def test_a_message_has_the_pasid_of_its_entry(
+    ims: ImsStore, control: int, pasid: int | None
+) -> None:
+    assert ims.write(12, control.to_bytes(4, "little"))
+    assert ims.message(0).pasid == pasid
+    assert not ims.masked(0)
+
+
 def test_reserved_bits_are_kept_to_be_seen_and_mask_nothing(ims: ImsStore) -> None:
     assert ims.write(12, (0xFFFFFFFE).to_bytes(4, "little"))
     assert not ims.masked(0)

@@ -5,10 +5,11 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+from dataclasses import replace
 
 from harness.pci.message_table import MessageTable
 from harness.pci.store import PendingBits
-from harness.spec.ims_function import BAR_IMS_SIZE, IMS_PENDING_SIZE
+from harness.spec.ims_function import BAR_IMS_SIZE, IMS_PENDING_SIZE, ImsControl
 from harness.spec.msi import Message
 
 
@@ -55,8 +56,10 @@ class ImsStore(PendingBits):
         return self._table.mask_bit(index)
 
     def message(self, index: int) -> Message:
-        """Return the message that stands in the entry now."""
-        return self._table.message(index)
+        """Return the message that stands in the entry now, with its PASID."""
+        message = self._table.message(index)
+        control = ImsControl.unpack(self._table.control(index))
+        return replace(message, pasid=control.pasid) if control.pasid_valid else message
 
     def read(self, offset: int, count: int) -> bytes | None:
         """Return bytes of the array, None when the access is not allowed."""

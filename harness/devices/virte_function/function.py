@@ -112,7 +112,7 @@ class VirteFunction:
         has it, and injects.
         """
         place = message.address - doorbell_address(self.config)
-        outcome = self._signal(place, message.data, requester_id)
+        outcome = self._signal(place, message.data, requester_id, message.pasid)
         if isinstance(outcome, Fault):
             return outcome
         assert isinstance(outcome.route, Route)
@@ -175,9 +175,13 @@ class VirteFunction:
         return True
 
     def _signal(
-        self, place: int, data: int, requester_id: RequesterId | None = None
+        self,
+        place: int,
+        data: int,
+        requester_id: RequesterId | None = None,
+        pasid: int | None = None,
     ) -> Delivered | Fault:
-        outcome = self.partition.signal(place, data, requester=requester_id)
+        outcome = self.partition.signal(place, data, requester=requester_id, pasid=pasid)
         self.writer.stream.write(Signalled(now(), self.writer.source, outcome))
         return outcome
 
