@@ -215,14 +215,17 @@ def check_configuration(got: Mapping[str, str], source: TreeSource) -> None:
 
     :raises ConfigError: it cannot; names the options.
     """
-    of = f"the configuration {source.config}" if source.own_config else "this tree"
+    of, hint = "this tree", "give it a whole configuration of yours, with --kconfig FILE"
+    if source.own_config:
+        of = f"the configuration {source.config}"
+        boot = resource(_CONFIGS) / "boot.config"
+        hint = f"set them with what they depend on: scripts/kconfig/merge_config.sh .config {boot}"
     for name in _fragments(source):
         if lacking := refused(parse_config(_fragment(name)), got, modules=_LOADED):
             raise ConfigError(
                 f"{of} lacks options that a guest needs (once kconfig has settled it)",
                 evidence="\n".join(lacking),
-                hint="set them with what they depend on, e.g. "
-                f"scripts/kconfig/merge_config.sh .config {resource(_CONFIGS) / name}.config",
+                hint=hint,
             )
 
 

@@ -1,6 +1,7 @@
 # Ref: Linux kernel v7.2 kernel/panic.c, arch/x86/kernel/dumpstack.c, arch/x86/mm/fault.c,
 #      kernel/watchdog.c, kernel/rcu/tree_stall.h, kernel/hung_task.c, kernel/irq/spurious.c,
-#      arch/x86/kernel/irq.c, drivers/iommu/intel/dmar.c (dmar_fault_do_one)
+#      arch/x86/kernel/irq.c, drivers/iommu/intel/dmar.c (dmar_fault_do_one),
+#      kernel/locking/lockdep.c, mm/kmemleak.c
 """What a kernel's log says went wrong. Pure: text in, complaints out."""
 
 from __future__ import annotations
@@ -36,6 +37,8 @@ class Kind(enum.StrEnum):
     """WARN_ON and its kin, and the checkers that report alike (lockdep)."""
     SANITIZER = "sanitizer report"
     """KASAN, KCSAN, KFENCE, UBSAN."""
+    LEAK = "memory leak"
+    """What kmemleak suspects; its file has the details."""
     UNHANDLED_INTERRUPT = "unhandled interrupt"
     """An interrupt line that nobody cared for, or a vector without a handler."""
     DMAR_FAULT = "DMAR fault"
@@ -70,7 +73,9 @@ _PATTERNS: Final = [
         ),
         (Kind.OOPS, r"^BUG: (unable to handle|kernel NULL pointer|TASK stack guard)"),
         (Kind.BUG, r"^kernel BUG at |^(\[.*\] )?BUG: "),
-        (Kind.WARNING, r"^WARNING: "),
+        # The two of lockdep that begin otherwise.
+        (Kind.WARNING, r"^(WARNING: |INFO: trying to register non-static key|\[ BUG: )"),
+        (Kind.LEAK, r"^kmemleak: \d+ new suspected memory leaks"),
         (Kind.UNHANDLED_INTERRUPT, r"\birq \d+: nobody cared|No irq handler for vector"),
         (Kind.DMAR_FAULT, r"^DMAR: \[.*\[fault reason "),
     ]
