@@ -33,6 +33,15 @@ _BUILT: Final = tuple(
 """What a build in a tree without git leaves there, as pathspecs: kbuild refuses a tree with it."""
 
 
+_UNTOUCHED_BY_LINKS: Final = {
+    "GIT_CONFIG_COUNT": "1",
+    "GIT_CONFIG_KEY_0": "core.trustctime",
+    "GIT_CONFIG_VALUE_0": "false",
+}
+"""A kernel in the cache links files of the checkout (harness.build.module_tree), and that changes
+their ctime: git would write them anew, and make compile whatever includes one of these headers."""
+
+
 @dataclass(frozen=True, slots=True)
 class Checkout:
     """The repository and the checkout that we keep of one tree. Made by :func:`open_checkout`."""
@@ -91,7 +100,7 @@ class Checkout:
         # A killed run may have left it; the directory is ours alone.
         (self.directory / "source.index.lock").unlink(missing_ok=True)
         git = self._at(self.source, "source.index")
-        git("read-tree", "--reset", "-u", commit)
+        git("read-tree", "--reset", "-u", commit, **_UNTOUCHED_BY_LINKS)
 
     def _head(self) -> str | None:
         return self.users("rev-parse", "--verify", "HEAD") if self.users else None

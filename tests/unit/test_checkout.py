@@ -9,6 +9,7 @@ import pytest
 
 from harness.build.checkout import Checkout, makefile_version, open_checkout
 from harness.errors import BuildError, ConfigError
+from harness.host.deadline import Deadline, wait_until
 from tests.unit.small_tree import FILE, MAKEFILE, change, commit, git, make_tree
 
 
@@ -96,6 +97,25 @@ def test_only_files_that_differ_are_touched(tree: Path) -> None:
     assert (checkout.source / FILE).stat().st_ctime_ns != before[1].st_ctime_ns
     checkout.show(git(tree, "rev-parse", "HEAD"))
     assert not (checkout.source / "kernel/new.c").exists()
+
+
+def test_a_file_that_a_kernel_in_the_cache_links_stays_untouched(tree: Path) -> None:
+    checkout = opened(tree)
+    checkout.show(checkout.commit_of())
+    linked = checkout.source / "scripts/x"
+    before = linked.stat()
+    kept = checkout.directory / "kept"
+
+    def linked_in_a_later_second() -> bool:  # git does not look more closely
+        kept.unlink(missing_ok=True)
+        kept.hardlink_to(linked)
+        return int(linked.stat().st_ctime) > int(before.st_ctime)
+
+    wait_until(linked_in_a_later_second, Deadline(5, "the next second"))
+    change(tree, "two", "2")
+    checkout.show(checkout.commit_of())
+    after = linked.stat()
+    assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
 
 
 def test_a_checkout_that_was_killed_is_put_right(tree: Path) -> None:
