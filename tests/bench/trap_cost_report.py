@@ -11,7 +11,7 @@ import statistics
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from harness.errors import HarnessError, MissingRequirement
 from harness.host.progress import Progress
@@ -21,6 +21,9 @@ from harness.testbed.supplies import DEFAULT_KERNEL, make_provisioner
 from tests.bench.bench import Bench
 from tests.bench.metrics import short
 from tests.bench.trap_cost import CPUS, MOVED, PATHS, STEPS, Cost, costs
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 PAGE: Final = Path("docs/trap-cost.md")
 PLOT: Final = Path("docs/trap-cost.svg")
@@ -80,8 +83,8 @@ def _table(found: Iterable[Cost], cell: Callable[[Cost], str]) -> str:
     return "\n" + "\n".join(lines) + "\n"
 
 
-def plot(found: Sequence[Cost], target: Path) -> None:
-    """Draw trapped accesses and time for each interrupt over the number of interrupts, as SVG.
+def empty_figure() -> Figure:
+    """Return what is drawn on. Asked for before anything is measured: it may not be there.
 
     :raises MissingRequirement: matplotlib is not installed.
     """
@@ -91,8 +94,13 @@ def plot(found: Sequence[Cost], target: Path) -> None:
     except ImportError as error:
         raise MissingRequirement(str(error), hint="pip install '.[plot]'") from error
     matplotlib.rcParams["svg.hashsalt"] = "imsh"  # the same numbers draw the same file
-    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    return Figure(figsize=(10, 4.6), layout="constrained")
+
+
+def plot(found: Sequence[Cost], figure: Figure, target: Path) -> None:
+    """Draw trapped accesses and time for each interrupt over the number of interrupts, as SVG."""
     traps, times = figure.subplots(1, 2)
+    ticks = sorted({cost.count for cost in found})
     for path in PATHS:
         lives: dict[int, list[Cost]] = {}
         for cost in found:
@@ -107,15 +115,16 @@ def plot(found: Sequence[Cost], target: Path) -> None:
         (line,) = times.plot(counts, middle, "o-", label=path.name)
         low, high = [min(samples) for samples in each], [max(samples) for samples in each]
         times.fill_between(counts, low, high, color=line.get_color(), alpha=0.15)
-    traps.set_title("trapped accesses for each interrupt, whole life")
+    traps.set_title("trapped accesses for each interrupt")
     traps.set_yscale("symlog", linthresh=0.1)
-    times.set_title("microseconds for each interrupt, whole life (band: range)")
+    times.set_title("microseconds for each interrupt (band: range)")
     times.set_yscale("log")
     for axes in (traps, times):
         axes.set_xscale("log", base=2)
-        axes.set_xlabel("interrupts at a time")
+        axes.set_xticks(ticks, [str(count) for count in ticks])
+        axes.set_xlabel("interrupts at a time, through their whole life")
         axes.grid(alpha=0.3)
-        axes.legend()
+    figure.legend(*traps.get_legend_handles_labels(), loc="outside lower center", ncols=len(PATHS))
     figure.savefig(target, metadata={"Date": None})
 
 
@@ -136,13 +145,14 @@ def main() -> int:
     directory = Path("build/trap-cost.machines")
     try:
         with signals_as_interrupt(), directory_lock(directory):
+            figure = empty_figure()
             bench = Bench(make_provisioner(), DEFAULT_KERNEL, directory, Progress(sys.stderr))
             found = costs(bench)
             kernel, qemu = bench.guest.kernel.release, f"{bench.qemu.version}"
     except HarnessError as error:
         sys.stderr.write(f"trap cost: {error.verdict}: {error}\n")
         return error.verdict.exit_status
-    plot(found, PLOT)
+    plot(found, figure, PLOT)
     PAGE.write_text(page(found, kernel=kernel, qemu=qemu))
     sys.stdout.write(f"written: {PAGE}, {PLOT}\n")
     return 0
