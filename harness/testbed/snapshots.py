@@ -21,6 +21,7 @@ from harness.build.provision import Guest
 from harness.build.qemu import QemuBinary
 from harness.errors import (
     DeadlineExpired,
+    GuestLost,
     LaunchError,
     ProtocolError,
     QemuExited,
@@ -48,6 +49,9 @@ BOOT_LOG: Final = "console.log"
 
 KEPT: Final = 8
 """Snapshots of one name that stay: each change of the sources makes another, of some 100 MB."""
+
+BOOTS: Final = 2
+"""How often a guest may fail to come up before it is not booted again."""
 
 IDLE_SPAN: Final = 0.3
 IDLE_SHARE: Final = 0.9
@@ -94,6 +98,7 @@ class Snapshots:
         self._cache = cache
         self._qemu = qemu
         self._checked: dict[SavedState, Stamp] = {}
+        self._failures: dict[SavedState, list[GuestLost | DeadlineExpired]] = {}
 
     def provide(
         self,
@@ -118,7 +123,7 @@ class Snapshots:
         snapshot = Snapshot(guest, spec, kernel_arguments, key, saved)
         if self._checked.get(saved) == saved.stamp():
             return snapshot
-        self._make(snapshot, workspace)
+        self._boot_once_more(snapshot, workspace)
         tried, stamp = time.time(), saved.stamp()
         try:
             saved.check()
@@ -127,6 +132,27 @@ class Snapshots:
             stamp = saved.stamp()
         self._checked[saved] = stamp
         return snapshot
+
+    def _boot_once_more(self, snapshot: Snapshot, workspace: Workspace) -> None:
+        """Make a snapshot that is not there, unless its guest has failed to come up already.
+
+        A kernel that hangs would otherwise cost each test of a suite the time-out of a boot.
+        """
+        failures = self._failures.setdefault(snapshot.saved, [])
+        if len(failures) >= BOOTS:
+            first = failures[0]
+            raise type(first)(
+                f"{first.message} (not booted again: it failed {BOOTS} times)",
+                hint=first.hint,
+                evidence=first.evidence,
+            )
+        try:
+            self._make(snapshot, workspace)
+        except QemuExited:
+            raise
+        except (GuestLost, DeadlineExpired) as error:
+            failures.append(error)
+            raise
 
     @contextlib.contextmanager
     def restored_vm(

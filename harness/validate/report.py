@@ -53,6 +53,15 @@ class Report:
         return [item for item in self.tried if item.comparison is None]
 
     @property
+    def machines(self) -> list[str]:
+        """What the patched kernel ran on: kernel release, machine and QEMU of each."""
+        ran = (outcome for test in self.whole.tests for outcome in test.patched.outcomes)
+        known = [outcome.provenance for outcome in ran if "qemu" in outcome.provenance]
+        names = ("kernel release", "machine", "qemu")
+        machines = {tuple(one.get(name, "") for name in names) for one in known}
+        return sorted(f"{release} on {machine}, QEMU {qemu}" for release, machine, qemu in machines)
+
+    @property
     def changed_costs(self) -> list[Cost]:
         """What costs more or less than on the base, beyond the noise."""
         return [cost for cost in self.costs if cost.changed]

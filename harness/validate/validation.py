@@ -165,6 +165,7 @@ def _state_of(trials: dict[str, Trial]) -> Callable[[], str]:
 
     def say(name: str, outcomes: Sequence[Outcome]) -> str:
         counts = Counter(outcome.verdict.value for outcome in outcomes)
-        return f"{name} {', '.join(f'{count} {verdict}' for verdict, count in counts.items())}"
+        said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        return f"{name} {said or 'begins'}"
 
     return lambda: "; ".join(say(name, trial.outcomes) for name, trial in trials.items())

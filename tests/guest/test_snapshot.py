@@ -377,6 +377,23 @@ def test_a_panic_of_a_guest_that_continues_is_a_result_and_not_tried_again(
     assert "is made again" not in caplog.text
 
 
+def test_a_kernel_that_does_not_come_up_is_booted_twice_and_the_first_reason_stands(
+    own_lab: Lab,
+) -> None:
+    words = ("rdinit=/nowhere",)
+    booted = []
+    for _ in range(4):
+        workspace = own_lab.workspace()
+        with pytest.raises(GuestPanic, match="panic") as caught:
+            own_lab.snapshots.provide(
+                own_lab.guest, own_lab.spec, workspace, kernel_arguments=words
+            )
+        booted.append((workspace.directory / "boot").exists())
+    assert booted == [True, True, False, False]
+    assert "not booted again: it failed 2 times" in str(caught.value)
+    assert "Kernel panic" in (caught.value.evidence or "")
+
+
 def test_a_guest_without_our_module_is_not_saved(own_lab: Lab) -> None:
     with pytest.raises(CheckFailed, match="has not loaded the module"):
         own_lab.snapshots.provide(

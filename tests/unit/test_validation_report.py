@@ -41,11 +41,12 @@ def outcomes(test: str, signs: str) -> list[Outcome]:
         "m": Verdict.MISSING_REQUIREMENT,
         "h": Verdict.HARNESS_FAILURE,
     }
-    provenance = {"evidence": f"/there/{'deep/' * 30}", "reproduce": f"pytest {shlex.quote(test)}"}
+    machine = {"kernel release": "6.12.0", "machine": "caching", "qemu": "11.1.3"}
+    evidence = {"evidence": f"/there/{'deep/' * 30}", "reproduce": f"pytest {shlex.quote(test)}"}
     return [
         Outcome(
             test, verdicts[sign], ("G1",), "tree-linux", "caching", (), 0.5, "the last line",
-            ERROR if sign == "-" else "", provenance if sign == "-" else {},
+            ERROR if sign == "-" else "", machine | (evidence if sign == "-" else {}),
         )
         for sign in signs
     ]  # fmt: skip
@@ -137,6 +138,7 @@ def test_the_mail_names_test_row_patch_evidence_and_what_repeats_it() -> None:
     said = text(WORSE, "text")
     joined = "".join(line.strip() for line in said.splitlines())
     assert said.startswith("imsh validate: 1 test broken, 1 operation more expensive\n")
+    assert "guest    6.12.0 on caching, QEMU 11.1.3" in said
     assert BROKEN in joined
     assert "rows G1; base failed 0 of 4, patched failed 4 of 4" in said
     assert "since patch 2 of 2: two" in said

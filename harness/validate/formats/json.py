@@ -22,6 +22,7 @@ def as_json(report: Report) -> str:
         "verdict": report.verdict,
         "headline": report.headline,
         **facts,
+        "machines": report.machines,
         "tried": [
             {
                 "name": item.candidate.name,

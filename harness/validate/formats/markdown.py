@@ -23,6 +23,7 @@ def _lines(report: Report) -> Iterator[str]:
         "matrix": report.matrix,
         "tests": shlex.join(report.tests),
         "first": ", ".join(report.rows),
+        "guests": "; ".join(report.machines),
         "imsh": report.imsh,
         "host": report.host,
         "when": f"{report.started}, {report.seconds / 60:.1f} min",

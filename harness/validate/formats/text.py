@@ -111,6 +111,8 @@ def _facts(report: Report) -> Iterator[str]:
     yield from fact("tests", f"{tests}; matrix {report.matrix}")
     if report.rows:
         yield from fact("first", f"the rows {', '.join(report.rows)}")
+    for machine in report.machines:
+        yield from fact("guest", machine)
     yield from fact("by", f"imsh {report.imsh}")
     yield from fact("on", report.host)
     yield from fact("when", f"{report.started}, {report.seconds / 60:.1f} min")
