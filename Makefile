@@ -46,7 +46,7 @@ bench: $(READY) ## Measure; writes build/bench.json and prints a table
 cost: $(READY) ## Measure what each path of a message costs; writes docs/trap-cost.md with its plot
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[plot]'
 	$(BIN)/imsh build
-	$(BIN)/python -m tests.bench.trap_cost_report
+	$(BIN)/python -m tests.bench.trap_cost_report $(ARGS)
 
 faults: $(READY) ## Seed faults into live guests, one at a time, and score what the tests catch
 	$(BIN)/imsh build
