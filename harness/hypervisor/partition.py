@@ -46,13 +46,16 @@ class Partition:
         self._doorbells = doorbells
         self._pages: dict[tuple[int, int], int] = {}
         self._blocks: dict[Source, Block] = {}
+        self._starting: dict[Source, Block] = {}
+        """Those that the guest has not seen yet: it was told to wait for them."""
+        self._live = 0
 
     # What there is to see.
 
     @property
     def live(self) -> int:
         """How many handles the guest holds, those that are still starting included."""
-        return sum(len(block.entries) for block in self._blocks.values())
+        return self._live
 
     def entries(self) -> list[HostEntry]:
         """Return the entries of every handle that the guest holds."""
@@ -194,9 +197,7 @@ class Partition:
         return entry
 
     def _answer(self, entry: HostEntry) -> EntryAnswer:
-        state = HandleState(0)
-        if entry.route is None:
-            state |= HandleState.PARKED
+        state = HandleState.PARKED if entry.route is None else HandleState(0)
         if entry.quenched_at is not None:
             state |= HandleState.QUENCHED
         message = self.message(entry)
@@ -221,7 +222,8 @@ class Partition:
             entry = HostEntry(handle + number, page, source, self, number=number)
             block.entries.append(entry)
             self.host.entries[entry.handle] = entry
-        self._blocks[source] = block
+        self._blocks[source] = self._starting[source] = block
+        self._live += count
         for entry in block.entries:
             entry.halves |= Half.ROUTE_REGISTERED
         if self.policy.crashes:
@@ -242,7 +244,7 @@ class Partition:
 
     def _take(self, count: int, least: int) -> tuple[int, int]:
         # The largest block that quota, policy and table allow, down to ``least``.
-        room = min(self.policy.quota - self.live, self.policy.largest_block)
+        room = min(self.policy.quota - self._live, self.policy.largest_block)
         while count >= least:
             if count <= room and (handle := self.host.handles.take(count)) is not None:
                 return handle, count
@@ -256,11 +258,14 @@ class Partition:
         for entry in block.entries:
             entry.halves = BOTH_HALVES
         block.handed_out = True
+        self._starting.pop(block.source, None)
         # The route is the first handle's; the others of a block stay parked until RETARGET.
         block.entries[0].route = route
 
     def _take_down(self, block: Block) -> None:
         del self._blocks[block.source]
+        self._starting.pop(block.source, None)
+        self._live -= len(block.entries)
         for entry in block.entries:
             del self.host.entries[entry.handle]
         self.host.handles.give_back(block.handle, len(block.entries))
@@ -268,6 +273,6 @@ class Partition:
     def _reap(self) -> None:
         # Blocks that a guest was told to wait for, and did not come back for.
         now = self.host.clock()
-        for block in list(self._blocks.values()):
-            if not block.handed_out and now > block.ready_at + self.policy.abandon_seconds:
+        for block in list(self._starting.values()):
+            if now > block.ready_at + self.policy.abandon_seconds:
                 self._take_down(block)
