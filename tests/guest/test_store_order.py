@@ -45,6 +45,7 @@ def test_an_entry_is_changed_while_masked_and_a_mask_is_read_back(
     live_in_order(ims_device, store)
 
 
+@pytest.mark.capability("B5")
 @pytest.mark.cpus(2)
 @pytest.mark.machine("no-iommu")
 def test_a_move_that_rewrites_the_entry_masks_it_meanwhile(ims_device: PluggedFunction) -> None:

@@ -101,6 +101,30 @@ def test_a_late_message_with_a_dead_handle_is_blocked_and_counted(
     assert runs(device, Store.IMS, 2) == before
 
 
+@pytest.mark.capability("D4")
+def test_a_late_message_is_blocked_when_its_number_is_in_use_again(
+    virte: Virte, device: PluggedFunction
+) -> None:
+    host = virte.model.partition.host
+    device.set_up(Store.IMS, 2)
+    dead = device.message(Store.IMS, 0)
+    device.control.release(Store.IMS)
+    device.control.free(Store.IMS)
+    # A freed number comes back last: all others are taken from the host meanwhile.
+    others = [host.handles.take(1) for _ in range(host.handles.free - 1)]
+    device.set_up(Store.IMS, 1, index=2)
+    assert device.message(Store.IMS, 2).data == dead.data
+    store_message(device, 1, dead)
+    before = runs(device, Store.IMS, 2)
+    device.model.raise_interrupt(Store.IMS, 1)
+    wait_until(lambda: host.blocked[Blocked.NO_HANDLE] == 1, Deadline(5, "the blocked message"))
+    deliver(device, Store.IMS, 2)
+    assert runs(device, Store.IMS, 2) == before + 1
+    for handle in others:
+        assert handle is not None
+        host.handles.give_back(handle, 1)
+
+
 @pytest.mark.capability("D8")
 def test_a_message_that_names_another_functions_handle_is_blocked(
     vm: Vm, virte: Virte, device: PluggedFunction

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import random
 import socket
+import struct
+import sys
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,6 +18,8 @@ from harness.hypervisor.calls import Answered
 from harness.hypervisor.host import Blocked, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.policy import DeliveryPath, Policy
+from harness.spec.msi import Message
+from harness.spec.pci import RequesterId
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import device_server
 from tests.protocol import virte_client as virte
@@ -104,6 +110,74 @@ def test_callers_in_frames_of_their_own_do_not_disturb_each_other() -> None:
         assert wrong == []
         handles = [entry.handle for entry in function.partition.entries()]
         assert len(set(handles)) == 8 * 50
+
+
+@pytest.fixture
+def impatient_threads() -> Iterator[None]:
+    """Let threads take turns much more often than they would."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("impatient_threads")
+def test_hostile_callers_at_once_get_a_status_each_and_the_books_stay_whole() -> None:
+    """Anything in any frame, which others rewrite meanwhile; and messages from anywhere."""
+    ours, theirs = socket.socketpair()
+    host = Host(16, lambda: 0.0)
+    statuses: set[int] = set()
+    over = threading.Event()
+    with (
+        VirteFunction(host) as function,
+        device_server(function, theirs) as server,
+        Client(ours, dma_write=lambda address, data: None) as client,
+    ):
+        guest = VirteClient(client)
+        guest.set_up()
+        fd = function.regions[2].fd
+        assert fd is not None
+        frames = mmap.mmap(fd, 0)
+
+        def call(seed: int) -> None:
+            chance = random.Random(seed)
+            for _ in range(60):
+                frame = chance.randrange(4)
+                head = struct.pack("<HHI", chance.randrange(9), chance.choice([0, 1, 3, 64]), 0)
+                version = (0x10000, 7) if head[0] == virte.NEGOTIATE else (0, 0)
+                frames[frame << 13 : (frame << 13) + 16] = head + struct.pack("<II", *version)
+                statuses.add(guest.register(0x1000 + 4 * frame))
+
+        def scribble() -> None:
+            chance = random.Random(1)
+            while not over.is_set():
+                at = chance.randrange(4) << 13 | 0x40 * chance.randrange(1, 65)
+                entry = struct.pack("<BBHHH", chance.randrange(5), 8, 0x100, 1, 0)
+                entry += struct.pack("<I", chance.randrange(8)) + bytes(20)
+                frames[at : at + 32] = chance.choice([entry, chance.randbytes(32)])
+
+        def send() -> None:
+            chance = random.Random(2)
+            while not over.is_set():
+                requester = RequesterId(chance.choice([0x100, 0x108]))
+                address = 4 * chance.randrange(1 << 11)
+                function.translate(Message(address, chance.randrange(32)), requester)
+
+        callers = [threading.Thread(target=call, args=(seed,)) for seed in range(4)]
+        others = [threading.Thread(target=work) for work in (scribble, send)]
+        for thread in (*callers, *others):
+            thread.start()
+        for thread in callers:
+            thread.join()
+        over.set()
+        for thread in others:
+            thread.join()
+        frames.close()
+        assert server.failure is None
+        assert statuses <= set(range(10))
+        assert {virte.OK, virte.INVALID, virte.UNSUPPORTED, virte.NOT_NEGOTIATED} <= statuses
+        assert host.handles.free + function.partition.live == 16
+        assert host.blocked.total()
 
 
 @pytest.mark.parametrize("path", list(DeliveryPath))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Final
 
-from harness.faults.change import answer, skip
+from harness.faults.change import always, answer, skip
 from harness.faults.fault import Fault
-from harness.faults.place import call_of, entry_of
+from harness.faults.place import call_of, entry_of, instruction
 from harness.faults.seed import Patch
 
 DRIVER_FAULTS: Final = (
@@ -85,5 +85,21 @@ DRIVER_FAULTS: Final = (
         seed=Patch(entry_of("virte_domain_deactivate"), skip),
         rows=("D2", "D4"),
         tests=("test_virte.py",),
+    ),
+    Fault(
+        name="refused-move-is-taken-for-done",
+        imitates="a retarget whose failure is ignored (shape)",
+        seed=Patch(
+            instruction(r"je \w+", within="virte_set_affinity", behind="block_route"), always
+        ),
+        rows=("D3",),
+        tests=("test_virte_failures.py",),
+    ),
+    Fault(
+        name="failed-batch-is-not-given-back",
+        imitates="the partial free of a range (shape)",
+        seed=Patch(call_of("blocks_drop", "block_drop", within="virte_domain_alloc"), skip),
+        rows=("D2", "D5"),
+        tests=("test_virte_batch.py",),
     ),
 )

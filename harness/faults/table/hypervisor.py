@@ -7,6 +7,7 @@ from typing import Final
 from harness.faults.fault import Fault
 from harness.faults.seed import Original, Replacement
 from harness.hypervisor.entry import Block, HostEntry, Route
+from harness.hypervisor.handles import generation_of, index_of
 from harness.hypervisor.host import Blocked, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.rules import route_of
@@ -63,6 +64,40 @@ def _keeps_the_route(retarget: Original) -> Original:
     return keep
 
 
+def _takes_a_part(take_down: Original) -> Original:
+    def part(self: Partition, block: Block) -> None:
+        count = len(block.entries)
+        take_down(self, block)
+        if count > 1:  # the others never come back
+            self.host.handles.take(count - 1)
+            self._live += count - 1
+
+    return part
+
+
+def _rewrites_the_pair(retarget: Original) -> Original:
+    def rewrite(self: Partition, request: EntryRequest) -> EntryAnswer:
+        answer: EntryAnswer = retarget(self, request)
+        self.host.entries[request.handle].page ^= 1
+        return answer
+
+    return rewrite
+
+
+def _any_generation(entry_of: Original) -> Original:
+    def any_generation(
+        self: Host, partition: object, page: int, offset: int, data: int, *sender: object
+    ) -> tuple[HostEntry | None, Blocked | None]:
+        live = {index_of(handle): generation_of(handle) for handle in self.entries}
+        offset = 4 * live.get(data, 0) or offset
+        found: tuple[HostEntry | None, Blocked | None] = entry_of(
+            self, partition, page, offset, data, *sender
+        )
+        return found
+
+    return any_generation
+
+
 HYPERVISOR_FAULTS: Final = (
     Fault(
         name="host-keeps-dead-handles",
@@ -105,5 +140,26 @@ HYPERVISOR_FAULTS: Final = (
         seed=Replacement(Partition, "_hand_out", _at_once),
         rows=("D6",),
         tests=("test_virte.py",),
+    ),
+    Fault(
+        name="host-takes-a-part-of-a-block-back",
+        imitates="the partial free of a range (shape)",
+        seed=Replacement(Partition, "_take_down", _takes_a_part),
+        rows=("D2", "D4"),
+        tests=("test_virte.py",),
+    ),
+    Fault(
+        name="host-rewrites-the-pair-on-a-move",
+        imitates="a move that makes a new pair, which no store has (shape, Hyper-V root)",
+        seed=Replacement(Partition, "retarget", _rewrites_the_pair),
+        rows=("D2", "D3"),
+        tests=("test_virte.py",),
+    ),
+    Fault(
+        name="host-checks-no-generation",
+        imitates="a handle that is taken for the one that had its number before (shape)",
+        seed=Replacement(Host, "_entry_of", _any_generation),
+        rows=("D4",),
+        tests=("test_virte_failures.py",),
     ),
 )
