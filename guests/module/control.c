@@ -83,6 +83,8 @@ static int imstest_each(struct imstest_function *function, struct imstest_range 
 			if (ret)
 				return ret;
 			range->done++;
+			/* Thousands of entries, on a kernel that does not preempt. */
+			cond_resched();
 		}
 		return 0;
 	}
@@ -93,6 +95,7 @@ static int imstest_each(struct imstest_function *function, struct imstest_range 
 		ret = interrupt ? action(interrupt, range->argument) : -ENOENT;
 		if (ret)
 			return ret;
+		cond_resched();
 	}
 	return 0;
 }

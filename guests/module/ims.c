@@ -16,6 +16,7 @@
 #include <linux/irq.h>
 #include <linux/irqdomain.h>
 #include <linux/pci.h>
+#include <linux/sched.h>
 #include <linux/string.h>
 #include <asm/irqdomain.h>
 
@@ -238,6 +239,8 @@ int imstest_ims_alloc(struct imstest_function *function, struct imstest_range *r
 		ret = ims_alloc_entries(function, range, ims_at_once(function, range->count));
 		if (ret)
 			goto err_free_entries;
+		/* A remapping domain is asked for one at a time, of thousands. */
+		cond_resched();
 	}
 	return 0;
 
