@@ -15,7 +15,7 @@ BIN     := $(VENV)/bin
 WORKERS ?= $(shell nproc)
 PYTEST  := $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help demo test check lint unit bench cost faults doctor capabilities venv clean
+.PHONY: help demo test check lint unit bench cost faults validate-demo doctor capabilities venv clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')" \
@@ -51,6 +51,10 @@ cost: $(READY) ## Measure what each path of a message costs; writes docs/trap-co
 faults: $(READY) ## Seed faults into live guests, one at a time, and score what the tests catch
 	$(BIN)/imsh build
 	$(BIN)/imsh faults $(ARGS)
+
+validate-demo: $(READY) ## Build the kernel's packaged source; validate and bisect series of ours
+	$(BIN)/imsh build
+	$(BIN)/pytest tests/series/demo.py $(ARGS)
 
 doctor: $(READY) ## Say what this machine lacks, and how to get it
 	$(BIN)/imsh doctor $(ARGS)

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import shlex
 import textwrap
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Final
 
 from harness.bisect.history import History
 from harness.bisect.search import Found, Search
 from harness.bisect.tries import Tried
+from harness.validate.formats.text import shell_lines
 
 COLUMNS: Final = 74
 EVIDENCE_LINES: Final = 10
 _TESTS: Final = 5
 """How many failing tests are named."""
-
-_FAILED_LINE: Final = re.compile(r"(?m)^E   ( *\S.*)$")
 
 
 def report(found: Found, search: Search, history: History, repeat: str) -> str:
@@ -32,7 +30,8 @@ def report(found: Found, search: Search, history: History, repeat: str) -> str:
         *(_evidence(search.failure(found.candidates[0])) if found.sure else ()),
         "\nWhat was tried\n",
         *_steps(found, search, history),
-        f"\nRepeat it\n\n    {repeat}",
+        "\nRepeat all of it\n",
+        *shell_lines(shlex.split(repeat)),
     ]
     return "\n".join(parts) + "\n"
 
@@ -75,16 +74,14 @@ def _evidence(tried: Tried | None) -> Iterator[str]:
     """Return the first lines of what the tests said in a failing run."""
     if tried is None:
         return
-    log = Path(tried.directory, "pytest.log")
-    text = log.read_text(errors="replace") if log.exists() else ""
-    said = _FAILED_LINE.findall(text) or [item.message for item in tried.outcomes if item.message]
+    failed = next(item for item in tried.outcomes if item.test in tried.failing)
+    said = (failed.error or failed.message).splitlines()
     yield f"\nEvidence, from {tried.commit[:12]}\n"
     yield from (_line(f"    | {line}") for line in said[:EVIDENCE_LINES])
-    for item in tried.outcomes:
-        if line := item.provenance.get("reproduce"):
-            yield f"\n    {line}"
-            break
-    yield f"    all of it: {tried.directory}"
+    yield f"\n    all of it: {tried.directory}"
+    if line := failed.provenance.get("reproduce"):
+        yield "\nRepeat that run\n"
+        yield from shell_lines(shlex.split(line))
 
 
 def _steps(found: Found, search: Search, history: History) -> Iterator[str]:

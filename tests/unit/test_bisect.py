@@ -55,7 +55,7 @@ class Bench:
         said = {
             "pass": [Outcome(TEST, Verdict.PASS, provenance=UP), Outcome(OTHER, Verdict.PASS)],
             "fail": [
-                Outcome(TEST, Verdict.KERNEL_FAILURE, provenance=UP, message="it did not arrive"),
+                Outcome(TEST, Verdict.KERNEL_FAILURE, provenance=UP, error="it did not arrive"),
                 Outcome(OTHER, Verdict.PASS, provenance=UP),
             ],
             "both": [
@@ -294,7 +294,7 @@ def test_the_report_fits_into_a_mail(tmp_path: Path) -> None:
     assert TEST in text
     assert "    | it did not arrive\n" in text
     assert f"    good  {setting.commits[0][:12]}  change 0\n" in text
-    assert text.endswith("    imsh bisect --tree linux --good a --bad b -- x\n")
+    assert text.endswith("\n\nimsh bisect --tree linux --good a --bad b -- x\n")
 
 
 @pytest.mark.parametrize(

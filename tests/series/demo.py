@@ -1,0 +1,128 @@
+"""`make validate-demo`: series of ours on the kernel's packaged source, validated and bisected.
+
+    lost-invalidation/    eight patches, one of which leaves out an invalidation that it takes for
+                          superfluous (rows G1, G3, B4)
+    harmless/             four that change nothing that counts
+    trap-per-interrupt/   two, one of which reads from the MSI-X table at every interrupt
+
+They are made for linux-source-6.12, as `git format-patch` writes them. From a cold cache the kernel
+is built once as a whole; the rest is what a series changes. The name of this file keeps it out of
+`make test`, whose kernels are stock ones.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from harness.build.provision import Provisioner
+from harness.build.roots import RootRecipe, Roots
+from harness.host.deadline import Deadline
+from harness.host.process import find_tool
+from harness.host.process import run as run_process
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+SERIES: Final = Path(__file__).parent
+SOURCE: Final = RootRecipe(("trixie",), ("linux-source-6.12",))
+CULPRIT: Final = "iommu/vt-d: Flush the interrupt entry cache only when it has to be"
+CLAIM: Final = "test_no_operation_leaves_a_changed_irte_in_the_units_cache"
+TESTS: Final = ("tests/guest/test_invalidation.py", "tests/guest/test_affinity.py")
+MOVES: Final = "IMS and (no_operation or a_move_rewrites or raised_at_once)"
+"""Of these tests, those that move an interrupt."""
+
+
+@pytest.fixture(scope="module")
+def tree(provisioner: Provisioner) -> Path:
+    """The packaged source of the kernel, unpacked: a tree that is under no version control."""
+
+    def unpack(entry: Path, _log: Path) -> None:
+        (tar,) = entry.glob("root/usr/src/linux-source-*.tar.xz")
+        unpacking = Deadline(600, "unpacking the kernel's source")
+        words = ["--extract", "--file", str(tar), "--directory", str(entry)]
+        run_process([str(find_tool("tar")), *words], deadline=unpacking)
+        shutil.rmtree(entry / "root")
+
+    entry = Roots(provisioner.cache).provide(
+        "source", "linux", SOURCE, unpack, sealed=lambda entry: [entry / "packages"]
+    )
+    (unpacked,) = entry.glob("linux-source-*")
+    return unpacked
+
+
+def imsh(*words: str | Path) -> tuple[int, str]:
+    """Run imsh from the checkout, its progress shown, and return its status and its report."""
+    # A worker's own environment would make the inner pytest believe that it is one, too.
+    inherited = {name: value for name, value in os.environ.items() if name[:7] != "PYTEST_"}
+    argv = [sys.executable, "-m", "harness", *map(str, words)]
+    said = subprocess.run(
+        argv, cwd=SERIES.parents[1], env=inherited, stdout=subprocess.PIPE, text=True, check=False
+    )
+    sys.stderr.write(said.stdout)  # shown when something fails
+    return said.returncode, said.stdout
+
+
+def one_line(text: str) -> str:
+    """Return a report without the breaks of its lines."""
+    return re.sub(r"\s+", " ", text)
+
+
+def test_validation_names_the_patch_that_loses_invalidations(tree: Path, tmp_path: Path) -> None:
+    status, report = imsh(
+        *("validate", "--tree", tree, "--series", SERIES / "lost-invalidation", "--per-patch"),
+        *("--matrix", "quick", "--measure", "0", "--results", tmp_path, "--", *TESTS),
+        *("-k", MOVES),
+    )
+    assert status == 1
+    blocks = map(one_line, report.split("\n\n"))
+    broken = [block for block in blocks if block.startswith("BROKEN")]
+    assert {row for block in broken for row in re.findall(r"[ABG]\d", block)} >= {"B4", "G1", "G3"}
+    assert all(f"since {CULPRIT}" in block for block in broken)
+    (claim,) = [block for block in broken if CLAIM in block]
+    assert "rows G1; base failed 0 of 4, patched failed 4 of 4" in claim
+    assert "nobody invalidated it" in claim
+
+
+def test_bisection_finds_it_and_says_how_sure_it_is(tree: Path, tmp_path: Path) -> None:
+    status, report = imsh(
+        *("bisect", "--tree", tree, "--series", SERIES / "lost-invalidation"),
+        *("--matrix", "quick", "--results", tmp_path, "--", f"{TESTS[0]}::{CLAIM}"),
+    )
+    assert status == 0
+    found, _, rest = report.partition("It fails in")
+    assert CULPRIT in found
+    assert "spins until it is completed, with" in found  # its log
+    assert "drivers/iommu/intel/irq_remapping.c" in found
+    assert "fails in 0 of 3." in one_line(rest)
+    assert "nobody invalidated it" in rest
+    assert CLAIM in rest
+    assert "imsh bisect --tree" in rest
+
+
+def test_a_harmless_series_comes_out_clean(tree: Path, tmp_path: Path) -> None:
+    status, report = imsh(
+        *("validate", "--tree", tree, "--series", SERIES / "harmless", "--matrix", "quick"),
+        *("--measure", "0", "--results", tmp_path, "--", *TESTS, "-k", MOVES),
+    )
+    assert status == 0
+    assert "BROKEN" not in report
+    assert "same" in report
+
+
+def test_a_read_of_the_table_at_every_interrupt_is_named(tree: Path, tmp_path: Path) -> None:
+    status, report = imsh(
+        *("validate", "--tree", tree, "--series", SERIES / "trap-per-interrupt"),
+        *("--matrix", "quick", "--measure", "4", "--results", tmp_path, "--", TESTS[0]),
+        *("-k", MOVES),
+    )
+    assert status == 1
+    assert "BROKEN" not in report
+    cost = "MSI-X, interrupt: trapped accesses each (caching): 0 -> 1, worse; noise 0"
+    assert cost in one_line(report)
