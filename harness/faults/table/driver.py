@@ -102,4 +102,11 @@ DRIVER_FAULTS: Final = (
         rows=("D2", "D5"),
         tests=("test_virte_batch.py",),
     ),
+    Fault(
+        name="storm-is-not-heeded",
+        imitates="a quench that is never revived (shape)",
+        seed=Patch(entry_of("virte_storm_notice"), skip),
+        rows=("D10",),
+        tests=("test_virte_storm.py",),
+    ),
 )
