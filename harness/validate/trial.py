@@ -115,7 +115,8 @@ def running_tests(
     # Groups stay on one worker, and the tests in the order that they were asked for.
     spread = ["-n", str(workers), "--dist", "loadgroup", "--no-loadscope-reorder"]
     argv = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider"]
-    argv += ["--results", str(results.absolute()), *(spread if workers > 1 else [])]
+    # In one word: pytest would take a path of its own for a sign of which project it is in.
+    argv += [f"--results={results.absolute()}", *(spread if workers > 1 else [])]
     with running(
         [*argv, *subject.options, *words],
         name="pytest",
