@@ -15,12 +15,13 @@ from pathlib import Path
 import pytest
 
 from harness.bisect.history import History, Mark
-from harness.bisect.report import COLUMNS, report
+from harness.bisect.report import report
 from harness.bisect.search import AGAIN, MOST, Found, Rate, Search
 from harness.bisect.tries import Journal, Tried
 from harness.cli.main import main
 from harness.errors import ConfigError, HarnessError, Verdict
 from harness.host.progress import Progress
+from harness.report.mail import WIDTH
 from harness.report.outcome import Outcome
 from tests.unit.small_tree import FILE, commit, git, make_tree
 
@@ -286,13 +287,13 @@ def test_the_report_fits_into_a_mail(tmp_path: Path) -> None:
     setting = history_of(tmp_path, line(5))
     found, search, history = setting.search()
     text = report(found, search, history, "imsh bisect --tree linux --good a --bad b -- x")
-    assert all(len(row) <= COLUMNS + 1 for row in text.splitlines())
+    assert all(len(row) <= WIDTH for row in text.splitlines())
     assert "change 5\n\n    Author: me <me@example.org>" in text
     assert "Why it was made." in text
     assert "It fails in 3 of 3 runs." in text
     assert f"The commit before it, {setting.commits[4][:12]}, fails in 0 of 3." in text
     assert TEST in text
-    assert "    | it did not arrive\n" in text
+    assert "  | it did not arrive\n" in text
     assert f"    good  {setting.commits[0][:12]}  change 0\n" in text
     assert text.endswith("\n\nimsh bisect --tree linux --good a --bad b -- x\n")
 

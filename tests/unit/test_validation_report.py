@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 from harness.build.kernel import KernelRecipe, TreeSource
 from harness.cli.validate import bisect_status
 from harness.errors import Verdict
+from harness.report.mail import EVIDENCE_LINES, shell_lines
 from harness.report.outcome import Outcome
 from harness.validate.comparison import compare
 from harness.validate.cost import Cost
 from harness.validate.formats import FORMATS
-from harness.validate.formats.text import EVIDENCE_LINES, shell_lines
 from harness.validate.report import Report
 from harness.validate.trial import Subject
 from harness.validate.validation import Candidate, Tried
