@@ -32,7 +32,7 @@ CPUS: Final = 12
 COUNTS: Final = (1, 8, 32, 256, 2048)
 """Interrupts at a time."""
 ROUNDS: Final = 5
-MOVED: Final = 64
+MOVED: Final = 16
 """Interrupts that are moved and raised at most: what one costs does not depend on the others."""
 SECONDS: Final = 120.0
 STEPS: Final = ("allocate", "request", "move", "mask", "unmask", "interrupt", "release", "free")
@@ -146,7 +146,10 @@ class Guest:
 @contextlib.contextmanager
 def guest_of(path: Path, bench: Bench) -> Iterator[Guest]:
     """Hold a guest that takes a path, with as many CPUs as the most interrupts need."""
-    spec = replace(bench.machine, cpus=CPUS, root_ports=2)
+    # In cluster mode the ninth CPU has a logical destination of more than eight bits, and no more
+    # are in the compatibility format that carries a message of the call into QEMU.
+    words = (*bench.machine.kernel_arguments, "x2apic_phys")
+    spec = replace(bench.machine, cpus=CPUS, root_ports=2, kernel_arguments=words)
     function = ImsFunctionSpec(msix_vectors=2048, ims_mapped=path.mapped)
     with contextlib.ExitStack() as stack:
         workspace = bench.workspace(f"cost-{path.name.lower().replace(' ', '-')}")
