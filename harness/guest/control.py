@@ -26,6 +26,11 @@ from harness.host.deadline import Deadline, timeout_factor
 _SECRET: Final = re.compile(r"\b(host_key|seed)=\S+")
 """Words of a request that no message repeats."""
 
+_ONLY_READ: Final = frozenset(
+    ["cpus", "function", "help", "irqs", "list", "log", "ping", "policy", "read", "stored"]
+)
+"""Operations that change nothing in the guest that anybody would have to judge."""
+
 SHOWN: Final = 500
 """Characters of an answer that the stream keeps."""
 
@@ -102,7 +107,8 @@ class Control:
 
     def __init__(self, exchange: LineExchange, writer: Writer | None = None):
         self.answered: Callable[[], None] = lambda: None
-        """Called when an operation has returned. Whoever looks at its effects sets it."""
+        """Called when an operation that may have effects has returned. Whoever looks at them sets
+        it."""
         self._exchange = exchange
         self._writer = writer or Writer("control")
         self._tags = map(str, itertools.count(1))
@@ -129,7 +135,8 @@ class Control:
         except BaseException:
             self._given_up.add(tag)
             raise
-        self.answered()
+        if operation not in _ONLY_READ:
+            self.answered()
         if reply["errno"] != 0:
             raise ControlError(request, reply)
         return reply

@@ -62,7 +62,8 @@ def test_audit(vm, ims_device):
 def test_stale(ims_device):
     ims_device.set_up(Store.IMS, 2)
     swap_irtes(ims_device)
-    ims_device.control.interrupt(Store.IMS, 0)  # the end of an operation of the guest
+    ims_device.control.mask(Store.IMS)  # the end of an operation of the guest
+    ims_device.control.unmask(Store.IMS)
 
 
 @pytest.mark.leaves("audit", "stale")
