@@ -76,35 +76,6 @@ static int seed_random_numbers(struct request *request, const unsigned char *see
 	return error;
 }
 
-/* The kernel's own watchdogs; one that is not built in barks at nobody. */
-static int set_watchdogs(struct request *request)
-{
-	static const struct {
-		const char *word, *path;
-	} watchdogs[] = {
-		{ "soft_lockup", "/proc/sys/kernel/watchdog_thresh" },
-		{ "hung_task", "/proc/sys/kernel/hung_task_timeout_secs" },
-		{ "rcu_stall", "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout" },
-	};
-	uint32_t seconds;
-	int error, fd;
-
-	for (size_t i = 0; i < ARRAY_SIZE(watchdogs); i++) {
-		error = number(request, watchdogs[i].word, &seconds, 0);
-		if (error)
-			return error;
-		fd = seconds ? open(watchdogs[i].path, O_WRONLY | O_CLOEXEC) : -1;
-		if (fd < 0)
-			continue;
-		if (dprintf(fd, "%u\n", seconds) < 0)
-			error = fail(request, errno, "%s: %s", watchdogs[i].path, strerror(errno));
-		close(fd);
-		if (error)
-			return error;
-	}
-	return 0;
-}
-
 static int op_fresh(struct request *request)
 {
 	unsigned char seed[SEED_SIZE];
@@ -121,8 +92,6 @@ static int op_fresh(struct request *request)
 	if (count != sizeof(seed))
 		return fail(request, EINVAL, "seed: not %d bytes", SEED_SIZE);
 
-	if ((error = set_watchdogs(request)))
-		return error;
 	now = (struct timespec){ .tv_sec = seconds, .tv_nsec = nanoseconds };
 	if (clock_settime(CLOCK_REALTIME, &now))
 		return fail(request, errno, "setting the clock: %s", strerror(errno));
@@ -304,7 +273,7 @@ static int op_kexec(struct request *request)
 }
 
 const struct operation guest_operations[] = {
-	{ "fresh", " time nanoseconds seed soft_lockup hung_task rcu_stall ",
+	{ "fresh", " time nanoseconds seed ",
 	  "after a restore: set the clock (seconds since 1970) and the watchdogs (seconds), "
 	  "seed random numbers (64 hex digits)",
 	  op_fresh },

@@ -152,6 +152,8 @@ class Wiring:
     console_fd: int | None = None
     console_log: Path | None = None
     trace_log: Path | None = None
+    trace_events: tuple[str, ...] = ()
+    """Logged from the start."""
     devices: tuple[Json, ...] = ()
     acpi_tables: tuple[Path, ...] = ()
     """Files of ACPI tables that the firmware hands on besides QEMU's own."""
@@ -305,6 +307,7 @@ def _terminals(wiring: Wiring) -> list[Option]:
     if wiring.trace_log:
         # With the time in front of each line.
         result += [("-D", str(wiring.trace_log)), ("-msg", "timestamp=on")]
+        result += [("-trace", event) for event in wiring.trace_events]
     return result
 
 

@@ -27,6 +27,7 @@ from harness.qemu.firmware import file_name, firmware
 from harness.qemu.machine import PORTS, Machine
 from harness.qemu.memory import guest_memory, memory_file, saved_memory_file
 from harness.qemu.snapshot import SavedState
+from harness.qemu.trace import UNIT_EVENTS
 from harness.qemu.vitals import Vitals
 from harness.qemu.watch import Watch
 
@@ -82,6 +83,7 @@ def running_machine(
             console_fd=ends.console[1].fileno(),
             console_log=workspace.path("console.log"),
             trace_log=workspace.path("trace.log"),
+            trace_events=UNIT_EVENTS if spec.iommu else (),
             devices=tuple(devices),
             acpi_tables=acpi_tables,
         )

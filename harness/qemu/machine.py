@@ -155,10 +155,10 @@ class Machine:
             yield trapped
         trapped.end()
 
-    def followed_trace(self, *events: str) -> TraceTail:
-        """Have QEMU log trace events from now on, and return what reads them."""
+    def followed_trace(self) -> TraceTail:
+        """Return what reads QEMU's log of the VT-d unit from now on."""
         self.vitals.check()
-        return self._trace.followed(events)
+        return self._trace.followed()
 
     def plug(self, device: Json, deadline: Deadline | None = None) -> None:
         """Plug a device in. One that is served here must have its server running already.

@@ -1,10 +1,13 @@
 # Ref: QEMU system/trace-events (memory_region_ops_read, memory_region_ops_write,
-#      memory_region_ram_device_read, memory_region_ram_device_write); util/log.c (timestamps)
+#      memory_region_ram_device_read, memory_region_ram_device_write); util/log.c (timestamps);
+#      hw/i386/trace-events (vtd_reg_write, vtd_reset_exit, vtd_inv_desc_iec, vtd_inv_desc_wait_sw,
+#      vtd_inv_desc_wait_irq)
 """What QEMU logs of itself: its trace events.
 
 The guest's accesses to an MSI-X table are trapped by QEMU and never reach the device's server.
 QEMU's own trace events see them: they are switched on while something is measured, and their log
-is read back. QEMU flushes each line as it is written.
+is read back. What happens to the VT-d unit is logged all the time. QEMU flushes each line as it is
+written.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import ClassVar, Final
 
+from harness.errors import HarnessError
 from harness.events.clock import ClockTie, wall_clock
 from harness.events.stream import Event, Mark, Stream, now
 from harness.qemu.qmp import QmpSession
@@ -26,6 +30,15 @@ ACCESS_EVENTS: Final = ("memory_region_ops_read", "memory_region_ops_write")
 """What QEMU logs of each access that it serves itself."""
 MAPPED_EVENTS: Final = ("memory_region_ram_device_read", "memory_region_ram_device_write")
 """The same for a region that is mapped, when an access does not go to its memory directly."""
+UNIT_EVENTS: Final = (
+    "vtd_reg_write",
+    "vtd_reset_exit",
+    "vtd_inv_desc_iec",
+    "vtd_inv_desc_wait_sw",
+    "vtd_inv_desc_wait_irq",
+)
+"""What the guest writes to the VT-d unit's registers, what it queues about the interrupt entry
+cache, and the unit's reset."""
 
 MSIX_TABLE: Final = "msix-table"
 """QEMU's name of the region in which it emulates a function's MSI-X table (hw/pci/msix.c)."""
@@ -154,10 +167,16 @@ class TraceLog:
             if self._holders in (0, more):  # the last one out, the first one in
                 _switch(self._qmp, (*ACCESS_EVENTS, *MAPPED_EVENTS), on=more > 0)
 
-    def followed(self, names: Sequence[str]) -> TraceTail:
-        """Have QEMU log some events from now on, and return what reads them with no delay."""
+    def followed(self) -> TraceTail:
+        """Return what reads :data:`UNIT_EVENTS` from now on, with no delay.
+
+        :raises HarnessError: QEMU does not log them.
+        """
         tail = TraceTail(self._path)
-        _switch(self._qmp, names, on=True)
+        states = self._qmp.execute("trace-event-get-state", {"name": "vtd_*"})
+        logged = {state["name"] for state in states if state["state"] == "enabled"}
+        if missing := ", ".join(sorted(set(UNIT_EVENTS) - logged)):
+            raise HarnessError(f"QEMU does not log {missing}: it has no such trace event")
         return tail
 
 

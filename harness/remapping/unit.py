@@ -81,6 +81,19 @@ class UnitState:
 def read_unit(registers: RegisterReader) -> UnitState:
     """Return the state of a unit, pending faults included."""
     capability = Capability.unpack(registers.read64(Register.CAP))
+    fault_status = FaultStatus.unpack(registers.read32(Register.FSTS))
+    return UnitState(
+        version=Version.unpack(registers.read32(Register.VER)),
+        capability=capability,
+        extended_capability=ExtendedCapability.unpack(registers.read64(Register.ECAP)),
+        status=GlobalStatus.unpack(registers.read32(Register.GSTS)),
+        fault_status=fault_status,
+        table=TableAddress.unpack(registers.read64(Register.IRTA)),
+        faults=_pending_faults(registers, capability) if fault_status.pending else (),
+    )
+
+
+def _pending_faults(registers: RegisterReader, capability: Capability) -> tuple[FaultRecord, ...]:
     first = capability.fault_register_offset * REGISTER_OFFSET_UNIT
     offsets = range(
         first, first + (capability.fault_registers + 1) * FAULT_RECORD_SIZE, FAULT_RECORD_SIZE
@@ -89,15 +102,7 @@ def read_unit(registers: RegisterReader) -> UnitState:
         FaultRecord.unpack(registers.read64(offset) | registers.read64(offset + 8) << 64)
         for offset in offsets
     )
-    return UnitState(
-        version=Version.unpack(registers.read32(Register.VER)),
-        capability=capability,
-        extended_capability=ExtendedCapability.unpack(registers.read64(Register.ECAP)),
-        status=GlobalStatus.unpack(registers.read32(Register.GSTS)),
-        fault_status=FaultStatus.unpack(registers.read32(Register.FSTS)),
-        table=TableAddress.unpack(registers.read64(Register.IRTA)),
-        faults=tuple(record for record in records if record.fault),
-    )
+    return tuple(record for record in records if record.fault)
 
 
 # Maps the first byte of an entry to its Present bit.

@@ -13,7 +13,7 @@ from harness.remapping.unit import RemappingTable, UnitState, read_unit
 from harness.spec.vtd import FaultStatus, Register
 from harness.testbed.invalidation_oracle import InvalidationOracle
 from harness.testbed.platform import no_remapping
-from harness.testbed.unit_watch import EVENTS, UnitWatch
+from harness.testbed.unit_watch import UnitWatch
 
 IOMMU_BASE: Final = 0xFED9_0000
 """Registers of the machine's VT-d unit (QEMU hw/i386/intel_iommu, Q35_HOST_BRIDGE_IOMMU_ADDR)."""
@@ -51,7 +51,7 @@ class Observer:
     def unit_watch(self) -> UnitWatch | None:
         """Return what follows the unit from now on, for other threads; None without a unit."""
         if self._watch is None and self._machine.spec.iommu is not None:
-            trace = self._machine.followed_trace(*EVENTS)
+            trace = self._machine.followed_trace()
             unit = read_unit(self._machine.registers(IOMMU_BASE))
             self._watch = UnitWatch(unit, self.memory, trace)
             self.invalidations = InvalidationOracle(self._watch)

@@ -249,7 +249,8 @@ class Snapshots:
         qemu = (self._qemu.version, self._qemu.origin, self._qemu.digest)
         # Software emulation is the same on every host.
         cpu = processor() if spec.accelerator == "kvm" else ()
-        return digest(booted, spec, kernel_arguments, qemu, cpu, makers)
+        words = boot_of(guest, kernel_arguments).kernel_arguments
+        return digest(booted, spec, words, qemu, cpu, makers)
 
 
 def forget_old(cache: Cache, name: str, *, keep: int) -> None:

@@ -1,6 +1,5 @@
 # Ref: VT-d Architecture Specification, Rev. 5.10, sections 11.4.4.1 (GCMD_REG) and 11.4.10
-#      (IRTA_REG); QEMU 11.1, hw/i386/trace-events (vtd_reg_write, vtd_reset_exit,
-#      vtd_inv_desc_iec, vtd_inv_desc_wait_sw, vtd_inv_desc_wait_irq).
+#      (IRTA_REG).
 """A machine's VT-d unit at any moment, for whoever must not wait for QEMU."""
 
 from __future__ import annotations
@@ -15,16 +14,6 @@ from harness.qemu.trace import TraceTail
 from harness.remapping.entry_cache import EntryCache, StaleEntry
 from harness.remapping.unit import PhysicalMemory, RemappingTable, UnitState
 from harness.spec.vtd import GlobalStatus, Register, TableAddress
-
-EVENTS: Final = (
-    "vtd_reg_write",
-    "vtd_reset_exit",
-    "vtd_inv_desc_iec",
-    "vtd_inv_desc_wait_sw",
-    "vtd_inv_desc_wait_irq",
-)
-"""What QEMU has to log: what the guest writes to the unit's registers, what it queues about the
-interrupt entry cache, and the unit's reset."""
 
 _EVENT: Final = re.compile(
     r"(?P<write>vtd_reg_write) addr (?P<register>\S+) size (?P<size>\S+) value (?P<value>\S+)"
@@ -54,7 +43,7 @@ class UnitWatch:
     what the guest does is in it before the instruction that did it has ended. A kernel that takes
     the unit over from another (kexec) is seen so.
 
-    :param trace: QEMU's log of :data:`EVENTS`, from a moment before ``unit`` was read.
+    :param trace: QEMU's log of ``UNIT_EVENTS``, from a moment before ``unit`` was read.
     """
 
     def __init__(self, unit: UnitState, memory: PhysicalMemory, trace: TraceTail):

@@ -38,7 +38,7 @@ def test_pending_faults_are_read_from_where_the_capability_register_says() -> No
 def test_every_fault_record_is_looked_at_and_those_without_fault_are_left_out() -> None:
     # CAP.NFR = 1: two records; the first has been cleared by the guest. Behind them is no record.
     records = {0x22C: 0x22, 0x23C: 0x8000_0025, 0x24C: 0x8000_0026}
-    state = unit({Register.CAP + 4: 0x80D2018C, **records})
+    state = unit({Register.CAP + 4: 0x80D2018C, Register.FSTS: 2, **records})
     assert [record.reason for record in state.faults] == [0x25]
 
 
