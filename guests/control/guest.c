@@ -76,6 +76,39 @@ static int seed_random_numbers(struct request *request, const unsigned char *see
 	return error;
 }
 
+/* The kernel's own watchdogs; one that is not built in barks at nobody. */
+static int set_watchdogs(struct request *request)
+{
+	static const struct {
+		const char *word, *path;
+	} watchdogs[] = {
+		{ "soft_lockup", "/proc/sys/kernel/watchdog_thresh" },
+		{ "hung_task", "/proc/sys/kernel/hung_task_timeout_secs" },
+		{ "rcu_stall", "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout" },
+	};
+	uint32_t seconds;
+	char now[16];
+	int error, fd;
+
+	for (size_t i = 0; i < ARRAY_SIZE(watchdogs); i++) {
+		error = number(request, watchdogs[i].word, &seconds, 0);
+		if (error)
+			return error;
+		fd = seconds ? open(watchdogs[i].path, O_RDWR | O_CLOEXEC) : -1;
+		if (fd < 0)
+			continue;
+		/* To set one, even to what it is, starts it again on each CPU: milliseconds. */
+		memset(now, 0, sizeof(now));
+		if ((read(fd, now, sizeof(now) - 1) < 0 || strtoul(now, NULL, 10) != seconds) &&
+		    dprintf(fd, "%u\n", seconds) < 0)
+			error = fail(request, errno, "%s: %s", watchdogs[i].path, strerror(errno));
+		close(fd);
+		if (error)
+			return error;
+	}
+	return 0;
+}
+
 static int op_fresh(struct request *request)
 {
 	unsigned char seed[SEED_SIZE];
@@ -92,6 +125,8 @@ static int op_fresh(struct request *request)
 	if (count != sizeof(seed))
 		return fail(request, EINVAL, "seed: not %d bytes", SEED_SIZE);
 
+	if ((error = set_watchdogs(request)))
+		return error;
 	now = (struct timespec){ .tv_sec = seconds, .tv_nsec = nanoseconds };
 	if (clock_settime(CLOCK_REALTIME, &now))
 		return fail(request, errno, "setting the clock: %s", strerror(errno));
@@ -273,7 +308,7 @@ static int op_kexec(struct request *request)
 }
 
 const struct operation guest_operations[] = {
-	{ "fresh", " time nanoseconds seed ",
+	{ "fresh", " time nanoseconds seed soft_lockup hung_task rcu_stall ",
 	  "after a restore: set the clock (seconds since 1970) and the watchdogs (seconds), "
 	  "seed random numbers (64 hex digits)",
 	  op_fresh },

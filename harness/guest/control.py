@@ -20,7 +20,8 @@ from harness.errors import GuestCommandError, ProtocolError
 from harness.events.stream import Event, Writer, now
 from harness.guest.facts import Cpus, JsonObject, MachineInterrupt, Ping, build, build_all
 from harness.guest.policy import PolicyFacts, Rule
-from harness.host.deadline import Deadline
+from harness.guest.watchdogs import fresh_words
+from harness.host.deadline import Deadline, timeout_factor
 
 _SECRET: Final = re.compile(r"\b(host_key|seed)=\S+")
 """Words of a request that no message repeats."""
@@ -200,6 +201,8 @@ class Control:
     def make_fresh(self, now: float, seed: bytes) -> None:
         """Give a guest that continues from a saved state a life of its own.
 
+        Its watchdogs are stretched as our time-outs are.
+
         :param now: seconds since 1970, what its clock is set to.
         :param seed: 32 random bytes; its random numbers depend on them from here on.
         """
@@ -209,6 +212,7 @@ class Control:
             time=int(seconds),
             nanoseconds=int(fraction * 1e9),
             seed=seed.hex(),
+            **fresh_words(timeout_factor()),
         )
 
     def start_ssh(self, host_key: str, client_key: str) -> None:

@@ -17,6 +17,8 @@ class Watchdog:
     """One of them: what sets it, and to how many seconds."""
 
     word: str
+    """Of imsctl's ``fresh``."""
+    boot_word: str
     """Of the kernel's command line."""
     usual: int
     """What kernels have it at."""
@@ -29,16 +31,21 @@ class Watchdog:
 
 
 WATCHDOGS: Final = (
-    Watchdog("watchdog_thresh", 10, 60),
-    Watchdog("rcupdate.rcu_cpu_stall_timeout", 21, 300),
-    Watchdog("sysctl.kernel.hung_task_timeout_secs", 120, 1 << 20),
+    Watchdog("soft_lockup", "watchdog_thresh", 10, 60),
+    Watchdog("rcu_stall", "rcupdate.rcu_cpu_stall_timeout", 21, 300),
+    Watchdog("hung_task", "sysctl.kernel.hung_task_timeout_secs", 120, 1 << 20),
 )
 
 
 def boot_words(factor: float) -> tuple[str, ...]:
     """Return the words of a kernel's command line for a machine slower by a factor; none at 1."""
     return tuple(
-        f"{each.word}={each.seconds(factor)}"
+        f"{each.boot_word}={each.seconds(factor)}"
         for each in WATCHDOGS
         if each.seconds(factor) != each.usual
     )
+
+
+def fresh_words(factor: float) -> dict[str, int]:
+    """Return the words of imsctl's ``fresh``: a saved guest may have been stretched otherwise."""
+    return {each.word: each.seconds(factor) for each in WATCHDOGS}

@@ -249,8 +249,7 @@ class Snapshots:
         qemu = (self._qemu.version, self._qemu.origin, self._qemu.digest)
         # Software emulation is the same on every host.
         cpu = processor() if spec.accelerator == "kvm" else ()
-        words = boot_of(guest, kernel_arguments).kernel_arguments
-        return digest(booted, spec, words, qemu, cpu, makers)
+        return digest(booted, spec, kernel_arguments, qemu, cpu, makers)
 
 
 def forget_old(cache: Cache, name: str, *, keep: int) -> None:
