@@ -97,9 +97,12 @@ static int set_watchdogs(struct request *request)
 		fd = seconds ? open(watchdogs[i].path, O_RDWR | O_CLOEXEC) : -1;
 		if (fd < 0)
 			continue;
-		/* To set one, even to what it is, starts it again on each CPU: milliseconds. */
+		/*
+		 * To set one, even to what it is, starts it again on each CPU: milliseconds.
+		 * Read without moving on: a sysctl takes a value at its beginning only.
+		 */
 		memset(now, 0, sizeof(now));
-		if ((read(fd, now, sizeof(now) - 1) < 0 || strtoul(now, NULL, 10) != seconds) &&
+		if ((pread(fd, now, sizeof(now) - 1, 0) < 0 || strtoul(now, NULL, 10) != seconds) &&
 		    dprintf(fd, "%u\n", seconds) < 0)
 			error = fail(request, errno, "%s: %s", watchdogs[i].path, strerror(errno));
 		close(fd);
