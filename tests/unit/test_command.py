@@ -199,6 +199,8 @@ def test_the_machines_that_come_with_the_harness_are_what_they_are_named() -> No
         "bridged": Iommu(),
         "many-cpus": Iommu(),
         "bare-metal": Iommu(),
+        "bare-metal-new": Iommu(ims="allowed"),
+        "bare-metal-vire": Iommu(),
         "disguised-guest": Iommu(),
         "ims-allowed": replace(caching, ims="allowed"),
         "ims-disallowed": Iommu(ims="disallowed"),
@@ -207,7 +209,7 @@ def test_the_machines_that_come_with_the_harness_are_what_they_are_named() -> No
         "vire-undefined": Iommu(),
         "vire-twice": Iommu(ims="allowed"),
         "dmar-twice": Iommu(ims="allowed"),
-        "dmar-checksum": replace(caching, ims="allowed"),
+        "dmar-checksum": Iommu(ims="allowed"),
         "contradiction": Iommu(ims="disallowed"),
     }
     assert {name for name, machine in machines.items() if not machine.remaps_interrupts} == {
