@@ -13,6 +13,8 @@ Change = Callable[[Line], bytes]
 
 _NOP = b"\x90"
 _RET = b"\xc3"
+_STORE_32 = b"\x89"  # MOV r/m32, r32
+_STORE_8 = b"\x88"  # MOV r/m8, r8
 
 
 def skip(line: Line) -> bytes:
@@ -60,6 +62,13 @@ def immediate(value: int) -> Change:
         return bytes(code)
 
     return change
+
+
+def narrowed(line: Line) -> bytes:
+    """Store the low byte of a register only, where 32 bits of it are stored."""
+    if not line.code.startswith(_STORE_32):
+        raise HarnessError(f"{line}: stores no 32 bits of a register that has a low byte")
+    return _STORE_8 + line.code[1:]
 
 
 def altered(change: Change, line: Line) -> bytes:

@@ -83,7 +83,7 @@ def refused_request(ims_device: PluggedFunction, store: Store, count: int) -> Co
 def load(plugged: PluggedFunction, store: Store) -> None:
     """Raise some interrupts, as fast as they are answered."""
     burst = plugged.model.burst(store, range(4), 200)
-    burst.wait(Deadline(60, "the interrupts under the CPU's end"))
+    burst.wait(Deadline(10, "the interrupts under the CPU's end"))
 
 
 def test_a_cpu_that_goes_offline_hands_every_interrupt_on_and_none_is_lost(

@@ -65,6 +65,8 @@ def test_blocks_of_every_size_deliver_in_every_shape_of_the_capability(
         if count < 32:  # the first message that was not granted is never sent
             assert ims_device.model.raise_interrupt(Store.MSI, count).fate is Fate.DISABLED
         check_mask(ims_device, count - 1, maskable=maskable)
+        if maskable and count == 4:
+            check_masks_apart(ims_device)
         ims_device.check_audit()
         ims_device.control.release(Store.MSI, count=count)
         ims_device.control.free(Store.MSI, count=count)
@@ -113,6 +115,19 @@ def check_mask(ims_device: PluggedFunction, index: int, *, maskable: bool) -> No
     if index:
         fence(ims_device, Store.MSI, 0)
     assert runs(ims_device, Store.MSI, index) == before + 1
+
+
+def check_masks_apart(ims_device: PluggedFunction) -> None:
+    """Check that masking or unmasking a message leaves the mask bits of others alone."""
+    guest, model = ims_device.control, ims_device.model
+    guest.mask(Store.MSI, 1, 2)
+    held = [model.raise_interrupt(Store.MSI, index) for index in (1, 2)]
+    assert [event.fate for event in held] == [Fate.PENDING] * 2
+    guest.unmask(Store.MSI, 1)
+    model.ledger.wait_answered(held[0], Deadline(5, "the message that is unmasked first"))
+    assert held[1].fate is Fate.PENDING
+    guest.unmask(Store.MSI, 2)
+    model.ledger.wait_answered(held[1], Deadline(5, "the message that is unmasked last"))
 
 
 @pytest.mark.kernel("debian-6.12")

@@ -43,7 +43,7 @@ def test_a_quenched_interrupt_is_blocked_until_the_guest_has_learnt_of_it_and_re
     assert not asked(Operation.QUERY)
     assert not asked(Operation.REVIVE)
     device.move(Store.IMS, 1, 2)
-    wait_until(lambda: quenched.quenched_at is None, Deadline(20, "the revival"))
+    wait_until(lambda: quenched.quenched_at is None, Deadline(5, "the revival"))
     assert asked(Operation.QUERY)
     assert {CallStatus.BUSY, CallStatus.OK} == set(asked(Operation.REVIVE))
     assert not model.partition.status.quenched

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import HarnessError
-from harness.faults.change import Change, altered, always, answer, immediate, never, skip
+from harness.faults.change import Change, altered, always, answer, immediate, narrowed, never, skip
 from harness.faults.code import Kind, Line, disassemble
 from harness.faults.place import Place, call_of, entry_of, instruction
 from harness.guest.symbols import Function, Symbols
@@ -22,6 +22,7 @@ CODE = bytes.fromhex(
     "488907"  # 1d mov qword ptr [rdi], rax
     "488907"  # 20 mov qword ptr [rdi], rax
     "e9d8000000"  # 23 jmp callee
+    "894514"  # 28 mov dword ptr [rbp + 14h], eax
 )
 SYMBOLS = Symbols(
     [(AT, "t", "caller.isra.0"), (AT + 0x100, "T", "callee"), (AT + 0x100, "T", "alias")]
@@ -81,6 +82,7 @@ def line_at(offset: int, kind: Kind = Kind.OTHER) -> Line:
         (line_at(0x0B), never, "9090"),
         (line_at(0x0B), always, "eb05"),
         (line_at(0x12), always, "90e900000000"),
+        (line_at(0x28), narrowed, "884514"),  # mov byte ptr [rbp + 14h], al
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -93,9 +95,10 @@ def test_a_change_takes_as_much_room_as_the_line_has(line: Line, change: Change,
     [
         (line_at(0x1D), immediate(1), "no immediate"),
         (line_at(0x0D), always, "no branch"),
+        (line_at(0x1D), narrowed, "stores no 32 bits"),
         (line_at(0x09), answer(0), "do not fit"),
     ],
-    ids=["immediate", "branch", "room"],
+    ids=["immediate", "branch", "store", "room"],
 )
 def test_a_change_that_cannot_be_is_refused(line: Line, change: Change, what: str) -> None:
     with pytest.raises(HarnessError, match=what):

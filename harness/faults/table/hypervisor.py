@@ -98,6 +98,13 @@ def _any_generation(entry_of: Original) -> Original:
     return any_generation
 
 
+def _revives_nothing(revive: Original) -> Original:
+    def nothing(self: Partition, request: EntryRequest) -> EntryAnswer:
+        return self._answer(self._held(request.handle))
+
+    return nothing
+
+
 HYPERVISOR_FAULTS: Final = (
     Fault(
         name="host-keeps-dead-handles",
@@ -161,5 +168,12 @@ HYPERVISOR_FAULTS: Final = (
         seed=Replacement(Host, "_entry_of", _any_generation),
         rows=("D4",),
         tests=("test_virte_failures.py",),
+    ),
+    Fault(
+        name="host-revives-nothing",
+        imitates="a quench that is never revived (shape)",
+        seed=Replacement(Partition, "revive", _revives_nothing),
+        rows=("D10",),
+        tests=("test_virte_storm.py",),
     ),
 )

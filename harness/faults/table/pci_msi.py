@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
-from harness.faults.change import immediate, skip
+from harness.faults.change import always, immediate, never, skip
 from harness.faults.fault import Fault
 from harness.faults.place import call_of, entry_of, instruction
-from harness.faults.seed import Patch
+from harness.faults.seed import Patch, Together
+
+IS_MASKED: Final = instruction(
+    r"jne .*", within=("__pci_write_msi_msg", "pci_write_msg_msix"), behind=r"and \w+, 1"
+)
+"""Whether an entry of MSI-X is masked already when its message is written."""
 
 PCI_MSI_FAULTS: Final = (
     Fault(
@@ -43,6 +48,58 @@ PCI_MSI_FAULTS: Final = (
         seed=Patch(instruction(r"mov dword ptr \[r\w+\], \w+", within="__pci_write_msi_msg"), skip),
         rows=("A2",),
         tests=("test_msix.py",),
+    ),
+    Fault(
+        name="msix-message-is-not-read-back",
+        imitates="an update of an entry that is still on its way (da181dc974ad)",
+        seed=Patch(
+            instruction(
+                r"mov eax, dword ptr \[r\w+ \+ 8\]",
+                within=("__pci_write_msi_msg", "pci_write_msg_msix"),
+                behind=r"mov dword ptr \[r\w+ \+ 8\], \w+",
+            ),
+            skip,
+        ),
+        rows=("E1",),
+        tests=("test_trapping.py",),
+    ),
+    Fault(
+        name="msix-entry-is-masked-again",
+        imitates="accesses that change nothing, each of which costs a trap (shape)",
+        seed=Patch(IS_MASKED, never),
+        rows=("E1",),
+        tests=("test_trapping.py",),
+    ),
+    Fault(
+        name="msix-entry-is-rewritten-live",
+        imitates="an entry of MSI-X changed while it is unmasked (b9255a7cb517)",
+        seed=Together(
+            (
+                # A move from an interrupt masks the entry itself, whatever the store does.
+                Patch(
+                    instruction(r"jne .*", within="__irq_move_irq", behind=r"test \w+, 0x20000"),
+                    always,
+                ),
+                Patch(IS_MASKED, always),
+            )
+        ),
+        rows=("G2",),
+        tests=("test_store_order.py::test_a_move_that_rewrites_the_entry_masks_it_meanwhile",),
+        machine="no-iommu",
+    ),
+    Fault(
+        name="msi-mask-loses-an-update",
+        imitates="the mask cache of multi-message MSI loses an update (77e89afc25f3)",
+        seed=Patch(
+            instruction(
+                r"mov dword ptr \[\w+ \+ 0x(48|50)\], \w+",
+                within=("pci_msi_update_mask", "pci_msi_mask_irq", "pci_msi_unmask_irq"),
+                behind="_raw_spin_lock_irqsave",
+            ),
+            skip,
+        ),
+        rows=("A1",),
+        tests=("test_msi.py",),
     ),
     Fault(
         name="msi-mask-is-not-written",

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from harness.faults.change import answer, immediate, skip
+from harness.faults.change import answer, immediate, narrowed, skip
 from harness.faults.fault import Fault
 from harness.faults.place import call_of, entry_of, instruction
 from harness.faults.seed import Patch, Together
@@ -55,6 +55,16 @@ REMAPPING_FAULTS: Final = (
         seed=Patch(instruction(r"mov dword ptr \[\w+ \+ 0x1[4c]\], \w+", within=RETARGET), skip),
         rows=("B4", "G3"),
         tests=("test_affinity.py",),
+    ),
+    Fault(
+        name="moved-irte-has-8-bits-of-destination",
+        imitates="an APIC id cut to the bits that a message of compatibility format has (shape)",
+        seed=Patch(
+            instruction(r"mov dword ptr \[\w+ \+ 0x1[4c]\], e[abcd]x", within=RETARGET), narrowed
+        ),
+        rows=("B7",),
+        tests=("test_apic_mode.py::test_a_cpu_is_reached_whatever_its_apic_id",),
+        machine="large-apic-ids-physical",
     ),
     Fault(
         name="irte-half-written",
@@ -123,6 +133,16 @@ REMAPPING_FAULTS: Final = (
         ),
         rows=("G4",),
         tests=("test_live_entries.py",),
+    ),
+    Fault(
+        name="irte-left-in-posted-format",
+        imitates="an IRTE left posted after its route has changed (2454823e97a6, 9bcac97dc42d)",
+        # IM (bit 15), in what the entry is cleared to before its fields are set.
+        seed=Patch(
+            instruction(r"mov qword ptr \[\w+ \+ 0x1[08]\], 0", within=PREPARE), immediate(0x8000)
+        ),
+        rows=("G4", "B8"),
+        tests=("test_live_entries.py", "test_audit.py"),
     ),
     Fault(
         name="irte-with-reserved-bits",

@@ -1,4 +1,4 @@
-"""Faults of the vector domain: arch/x86/kernel/apic/vector.c."""
+"""Faults of the vector domain and of CPUs that go: arch/x86/kernel/apic and irq.c beside it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Final
 
 from harness.faults.change import skip
 from harness.faults.fault import Fault
-from harness.faults.place import call_of
+from harness.faults.place import call_of, instruction
 from harness.faults.seed import Patch
 
 VECTOR_FAULTS: Final = (
@@ -33,5 +33,26 @@ VECTOR_FAULTS: Final = (
         ),
         rows=("B6",),
         tests=("test_teardown.py::test_more_moves_than_there_are_vectors_leave_none_taken",),
+    ),
+    Fault(
+        name="cpu-takes-its-interrupts-along",
+        imitates="interrupts of a CPU that goes offline are not handed on (shape of a6c11c0a5235)",
+        seed=Patch(call_of("irq_migrate_all_off_this_cpu", within="fixup_irqs"), skip),
+        rows=("B3",),
+        tests=(
+            "test_activation.py::test_a_cpu_that_goes_offline_hands_every_interrupt_on_and_none_is_lost",
+        ),
+    ),
+    Fault(
+        name="move-without-remapping-is-not-written",
+        imitates="affinity set after start-up is lost: the message stays (ff363f480e59)",
+        seed=Patch(
+            # irq_msi_update_msg(): composed, and written by the chip of the store.
+            instruction(r"call .*", within="msi_set_affinity", behind="__irq_msi_compose_msg"),
+            skip,
+        ),
+        rows=("B5",),
+        tests=("test_no_remapping.py",),
+        machine="no-iommu",
     ),
 )
