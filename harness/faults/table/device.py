@@ -114,6 +114,6 @@ DEVICE_FAULTS: Final = (
         imitates="a device that follows the number of messages while MSI is on (shape)",
         seed=Replacement(MsiStore, "registers_written", _follows),
         rows=("A1",),
-        tests=("test_msi.py",),
+        tests=("test_msi.py::test_the_count_is_latched_when_msi_is_enabled_and_only_then",),
     ),
 )
