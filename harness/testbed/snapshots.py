@@ -30,6 +30,7 @@ from harness.guest.kernel_log import alarm
 from harness.host.cache import Cache, digest, digest_of_files
 from harness.host.cpu import processor
 from harness.host.deadline import Deadline, wait_until
+from harness.host.tsc import tsc_khz
 from harness.host.workspace import Workspace
 from harness.qemu import command as qemu_command
 from harness.qemu import firmware as qemu_firmware
@@ -188,7 +189,7 @@ class Snapshots:
             running_machine(
                 snapshot.spec,
                 qemu=self._qemu.argv,
-                boot=boot_of(snapshot.guest, snapshot.kernel_arguments),
+                boot=boot_of(snapshot.guest, snapshot.spec, snapshot.kernel_arguments),
                 workspace=workspace,
                 alarm=alarm,
                 saved=snapshot.saved,
@@ -247,8 +248,8 @@ class Snapshots:
         booted = (guest.kernel.key, guest.image.initramfs.parent.name)
         makers = digest_of_files([Path(__file__), *(Path(str(m.__file__)) for m in _MAKERS)])
         qemu = (self._qemu.version, self._qemu.origin, self._qemu.digest)
-        # Software emulation is the same on every host.
-        cpu = processor() if spec.accelerator == "kvm" else ()
+        # Software emulation is the same on every host, but for the time stamp counter.
+        cpu = processor() if spec.accelerator == "kvm" else tsc_khz()
         return digest(booted, spec, kernel_arguments, qemu, cpu, makers)
 
 

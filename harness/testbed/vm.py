@@ -26,6 +26,7 @@ from harness.guest.ssh import SshSession, ssh_session
 from harness.guest.watchdogs import boot_words
 from harness.host.deadline import Deadline, timeout_factor, wait_until
 from harness.host.resources import harness_version
+from harness.host.tsc import tsc_khz
 from harness.host.workspace import Workspace
 from harness.qemu.command import MachineSpec
 from harness.qemu.launch import TIMELINE, Boot, running_machine
@@ -386,12 +387,19 @@ def answering_vm(
             raise
 
 
-def boot_of(guest: Guest, kernel_arguments: tuple[str, ...] = ()) -> Boot:
-    """Return what a machine boots for a guest; the kernel's watchdogs are stretched."""
+def boot_of(guest: Guest, spec: MachineSpec, kernel_arguments: tuple[str, ...] = ()) -> Boot:
+    """Return what a machine boots for a guest.
+
+    The kernel's watchdogs are stretched. An emulated CPU's time stamp counter is the host's
+    (QEMU's cpu_get_host_ticks()), and a kernel that measures its rate while the host is busy can
+    be wrong by far: its clock races. Under KVM it is told by itself.
+    """
+    rate = tsc_khz() if spec.accelerator == "tcg" else None
+    clock = (f"tsc_early_khz={rate}",) if rate else ()
     return Boot(
         kernel=guest.kernel.vmlinuz,
         image=guest.image.initramfs,
-        kernel_arguments=(*boot_words(timeout_factor()), *kernel_arguments),
+        kernel_arguments=(*boot_words(timeout_factor()), *clock, *kernel_arguments),
     )
 
 
@@ -411,7 +419,7 @@ def running_vm(
     :raises DeadlineExpired: the guest did not come up.
     :raises CheckFailed: it has not loaded our module, or lacks CPUs that it was not told to leave.
     """
-    boot = boot_of(guest, kernel_arguments)
+    boot = boot_of(guest, spec, kernel_arguments)
     with running_machine(
         spec, qemu=qemu.argv, boot=boot, workspace=workspace, alarm=alarm
     ) as machine:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
 from harness.events.stream import now
 from harness.guest.control import Answered, Asked
+from harness.host.tsc import tsc_khz
 from harness.testbed.vm import Vm
 
 
@@ -19,3 +22,11 @@ def test_the_guests_clock_is_tied_to_ours_and_says_how_well(vm: Vm) -> None:
     (answered,) = vm.machine.events.of(Answered, mark)
     assert asked.when - first.error <= first.ours(shown) <= answered.when + first.error
     assert answered.when <= now()
+
+
+@pytest.mark.machine("caching")
+def test_the_kernel_is_told_the_rate_of_its_time_stamp_counter(vm: Vm) -> None:
+    rate = tsc_khz()
+    if rate is None:
+        pytest.skip("the time stamp counter of this host has no constant rate")
+    assert f"tsc: Detected {rate / 1000:.3f} MHz" in vm.kernel_log()
