@@ -6,6 +6,7 @@ import contextlib
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -45,17 +46,25 @@ def wait_for_text(file: Path, text: str) -> None:
     wait_until(lambda: file.exists() and text in file.read_text(), deadline)
 
 
-def start(tree: Path) -> subprocess.Popen[bytes]:
-    """Start a harness that builds, and return it when the build hangs in its second object."""
+@contextlib.contextmanager
+def hanging_build(tree: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """Hold a harness that builds, from when the build hangs in its second object."""
     (tree / "kernel/bad.mk").write_text(
         "kernel/second.o: kernel/first.o\n\t@echo cut short >$@; echo it hangs; sleep 1000\n"
     )
+    # What runs in the background of a shell script ignores SIGINT, and so do its children.
+    python = ["env", "--default-signal=INT", sys.executable]
     words = ["-m", "tests.guest.small_kernel", str(tree), str(tree.parent / "cache")]
-    harness = subprocess.Popen([sys.executable, *words], stderr=subprocess.PIPE)
     logs = tree.parent / "cache/logs"
     deadline = Deadline(SECONDS, "the second object")
-    wait_until(lambda: any("it hangs" in log.read_text() for log in logs.glob("*.log")), deadline)
-    return harness
+    with subprocess.Popen([*python, *words], stderr=subprocess.PIPE) as harness:
+        try:
+            wait_until(
+                lambda: any("it hangs" in log.read_text() for log in logs.glob("*.log")), deadline
+            )
+            yield harness
+        finally:
+            harness.kill()
 
 
 def processes_of(tree: Path) -> list[str]:
@@ -134,7 +143,7 @@ def test_a_full_disk_is_told_and_what_it_cut_short_is_not_used(
 def test_a_harness_that_is_ended_takes_its_build_along_and_poisons_nothing(
     trees: Trees, tree: Path, number: signal.Signals
 ) -> None:
-    with start(tree) as harness:
+    with hanging_build(tree) as harness:
         harness.send_signal(number)
         harness.communicate(timeout=SECONDS)
     wait_until(lambda: not processes_of(tree), Deadline(SECONDS, "the end of the build"))
