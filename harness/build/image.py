@@ -199,7 +199,7 @@ def _modules(
     kernel: KernelArtifact, wanted: Iterable[str], module: ModuleArtifact
 ) -> list[cpio.Entry]:
     files = kernel_modules(kernel, wanted)
-    contents = {path: _read_module(file) for path, file in files.items()}
+    contents = {path: read_module(file) for path, file in files.items()}
     contents[f"lib/imsh/{module.module.name}"] = module.module.read_bytes()
     return [
         *[cpio.Entry.file(path, data) for path, data in contents.items()],
@@ -211,8 +211,11 @@ def _module_name(path: str) -> str:
     return PurePosixPath(path).name.partition(".")[0].replace("-", "_")
 
 
-def _read_module(path: Path) -> bytes:
-    """Return a module as busybox's insmod takes it: not compressed."""
+def read_module(path: Path) -> bytes:
+    """Return a module as busybox's insmod takes it: not compressed.
+
+    :raises BuildError: it is compressed in a way that is not known here.
+    """
     match path.suffix:
         case ".ko":
             return path.read_bytes()

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.build.image import kernel_modules, read_module
+from harness.errors import BuildError
 from harness.host.deadline import Deadline, wait_until
 from harness.hypervisor.entry import HostEntry
 from harness.spec.interrupt import Store
@@ -82,6 +84,18 @@ def send_back(listener: socket.socket) -> bytes:
     return data
 
 
+def load_driver(vm: Vm, name: str) -> None:
+    """Load a driver that the image has no use for, unless the kernel has it built in."""
+    try:
+        modules = kernel_modules(vm.guest.kernel, [name])
+    except BuildError as error:
+        pytest.skip(error.message)
+    for path, file in modules.items():
+        module = Path("/run", Path(path).name)
+        vm.ssh.put(read_module(file), str(module))
+        vm.ssh.run(f"test -d /sys/module/{module.stem} || insmod {module}")
+
+
 def test_virtio_net(
     vm: Vm, interrupts: Interrupts, echo: tuple[int, ThreadPoolExecutor, socket.socket]
 ) -> None:
@@ -120,6 +134,7 @@ def test_virtio_net(
 
 
 def test_nvme(vm: Vm, interrupts: Interrupts, tmp_path: Path) -> None:
+    load_driver(vm, "nvme")
     disk = tmp_path / "disk"
     disk.write_bytes(os.urandom(4 * MIB))
     file = {"driver": "file", "filename": str(disk)}
