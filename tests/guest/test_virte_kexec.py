@@ -132,7 +132,6 @@ def test_a_kernel_started_by_kexec_negotiates_anew(
 
 
 # The machine with DMA translation, where a kernel also leaves its doorbell pages mapped.
-@pytest.mark.kernel("debian-6.12")
 @pytest.mark.machine("caching")
 @pytest.mark.capability("C9", "D1", "D4")
 def test_a_stock_kernel_started_by_kexec_finds_the_old_scheme(
