@@ -138,6 +138,8 @@ static int imstest_free(struct imstest_function *function, struct imstest_range 
 			imstest_stores[range->store].free_all(function, range->store);
 		return 0;
 	}
+	if (range->store == IMSTEST_STORE_IMS)
+		imstest_ims_give_back(function, range->index, range->index + range->count - 1);
 	range->done = 0;
 	return imstest_each(function, range, imstest_free_one);
 }

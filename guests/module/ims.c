@@ -155,6 +155,38 @@ int imstest_ims_free(struct imstest_interrupt *interrupt)
 	return 0;
 }
 
+/* Whether the domain has many entries done at once: the vIRTE domain does, a remapping domain not. */
+static bool ims_at_once(const struct imstest_function *function)
+{
+	return !HAVE_PCI_IMS && virte_domain_is(function->msi_parent);
+}
+
+/**
+ * imstest_ims_give_back() - give back the messages of entries that are about to be freed
+ * @function:	the function
+ * @first:	the first entry; none has a handler
+ * @last:	the last one
+ *
+ * Freeing does that too, but one by one.
+ */
+void imstest_ims_give_back(struct imstest_function *function, u32 first, u32 last)
+{
+	struct imstest_interrupt *interrupt;
+	unsigned int virqs[VIRTE_FRAME_ENTRIES], count = 0;
+	unsigned long index;
+
+	if (!ims_at_once(function))
+		return;
+	xa_for_each_range(&function->interrupts[IMSTEST_STORE_IMS], index, interrupt, first, last) {
+		virqs[count++] = interrupt->virq;
+		if (count == ARRAY_SIZE(virqs)) {
+			virte_give_back(function->msi_parent, virqs, count);
+			count = 0;
+		}
+	}
+	virte_give_back(function->msi_parent, virqs, count);
+}
+
 /**
  * imstest_ims_free_all() - free every IMS entry
  * @function:	the function; no entry has a handler
@@ -165,14 +197,9 @@ void imstest_ims_free_all(struct imstest_function *function, u32 store)
 	struct imstest_interrupt *interrupt;
 	unsigned long index;
 
+	imstest_ims_give_back(function, 0, U32_MAX);
 	xa_for_each(&function->interrupts[store], index, interrupt)
 		imstest_ims_free(interrupt);
-}
-
-/* How many entries a domain gives out at once: a remapping domain one, the vIRTE domain all. */
-static u32 ims_at_once(const struct imstest_function *function, u32 count)
-{
-	return !HAVE_PCI_IMS && virte_domain_is(function->msi_parent) ? count : 1;
 }
 
 /* Allocate entries at once, all or none; done is written. */
@@ -236,7 +263,7 @@ int imstest_ims_alloc(struct imstest_function *function, struct imstest_range *r
 		return -EBUSY;
 
 	while (range->done < range->count) {
-		ret = ims_alloc_entries(function, range, ims_at_once(function, range->count));
+		ret = ims_alloc_entries(function, range, ims_at_once(function) ? range->count : 1);
 		if (ret)
 			goto err_free_entries;
 		/* A remapping domain is asked for one at a time, of thousands. */

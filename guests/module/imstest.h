@@ -211,6 +211,7 @@ int imstest_ims_init(struct imstest_function *function);
 void imstest_ims_exit(struct imstest_function *function);
 int imstest_ims_alloc(struct imstest_function *function, struct imstest_range *range);
 int imstest_ims_free(struct imstest_interrupt *interrupt);
+void imstest_ims_give_back(struct imstest_function *function, u32 first, u32 last);
 void imstest_ims_free_all(struct imstest_function *function, u32 store);
 int imstest_ims_stored(struct imstest_function *function, struct imstest_stored *stored);
 void imstest_ims_mask(struct imstest_function *function, u32 index);

@@ -4,6 +4,7 @@
  *
  * virte_main.c		PCI driver, and which devices the new scheme is for
  * virte_call.c		a call: frame, register, errno
+ * virte_block.c		what one MAP is for, and the calls about it
  * virte_domain.c	the IRQ domain in the place of the remapping domain
  * virte_msi.c		the domain that devices are given: that one, or one on it
  * virte_doorbell.c	the way of a device's messages where the guest translates DMA
@@ -24,6 +25,20 @@
 #include "virte_regs.h"
 
 /**
+ * struct virte_batch - one call about several interrupts
+ * @count:	of them
+ * @blocks:	whose interrupts they are
+ * @requests:	what is asked
+ * @answers:	what was answered
+ */
+struct virte_batch {
+	unsigned int count;
+	struct virte_block *blocks[VIRTE_FRAME_ENTRIES];
+	struct virte_entry_request requests[VIRTE_FRAME_ENTRIES];
+	struct virte_entry_answer answers[VIRTE_FRAME_ENTRIES];
+};
+
+/**
  * struct virte - the bound function
  * @pdev:	the PCI device
  * @registers:	register BAR
@@ -33,8 +48,9 @@
  * @domain:	the IRQ domain
  * @msi_fwnode:	name of @msi_domain, where that is one of its own
  * @msi_domain:	what devices have for their MSI domain
- * @blocks_lock:	orders @blocks
+ * @blocks_lock:	orders @blocks and @batch
  * @blocks:	what has been allocated in @domain
+ * @batch:	what the next call is about: there is always memory for giving back
  * @revival:	looks for quenched interrupts
  * @adopted:	devices that have @msi_domain
  */
@@ -49,16 +65,19 @@ struct virte {
 	struct irq_domain *msi_domain;
 	struct mutex blocks_lock;
 	struct list_head blocks;
+	struct virte_batch batch;
 	struct delayed_work revival;
 	struct list_head adopted;
 };
 
 /**
  * struct virte_irq - what one Linux interrupt of a block needs
+ * @routed:	its handle has a route: it is not parked
  * @late:	a move was refused: the vector domain is ahead of the route
  * @next_cpu:	where the vector domain wants it meanwhile
  */
 struct virte_irq {
+	bool routed;
 	bool late;
 	unsigned int next_cpu;
 };
@@ -99,6 +118,16 @@ int virte_call_negotiate(struct virte *virte, u32 needed, u32 wanted);
 int virte_call_release(struct virte *virte);
 int virte_call(struct virte *virte, u16 operation, const struct virte_entry_request *requests,
 	       struct virte_entry_answer *answers, unsigned int count);
+
+/* virte_block.c */
+struct virte_block *virte_block_add(struct virte *virte, const struct virte_entry_request *source,
+				    struct pci_dev *pdev, unsigned int virq, unsigned int count);
+int virte_block_route(struct virte_block *block, unsigned int number,
+		      const struct virte_entry_request *route);
+int virte_blocks_map(struct virte *virte, unsigned int virq, unsigned int count,
+		     unsigned int each);
+void virte_blocks_drop(struct virte *virte, unsigned int virq, unsigned int count);
+void virte_give_back(struct irq_domain *domain, const unsigned int *virqs, unsigned int count);
 
 /* virte_domain.c */
 int virte_domain_init(struct virte *virte);

@@ -12,9 +12,12 @@
 #include "imstest.h"
 #include "virte.h"
 
-/* A host that stays busy is given up. The waits add up to two milliseconds. */
+/*
+ * A host that stays busy is given up, and one that wants to be left alone for
+ * longer at once: who calls may hold a lock of the IRQ core.
+ */
 #define BUSY_TRIES	20
-#define BUSY_WAIT_US	100
+#define BUSY_WAIT_US	2000
 
 static_assert(sizeof(struct virte_frame) <= VIRTE_FRAME_SIZE);
 
@@ -65,14 +68,17 @@ static u32 carry_out(struct virte *virte, const struct virte_call_request *call,
 	return status;
 }
 
-/* While the host is busy go on behind the entries that are done. */
+/*
+ * While the host is busy go on behind the entries that are done. Tries and waits
+ * are bounded between two that are.
+ */
 static int call_until_ready(struct virte *virte, struct virte_call_request *call,
 			    struct virte_call_answer *called,
 			    const struct virte_entry_request *requests,
 			    struct virte_entry_answer *answers)
 {
-	unsigned int tries = BUSY_TRIES, left = le16_to_cpu(call->count), done;
-	u32 status;
+	unsigned int tries = 0, waited_us = 0, left = le16_to_cpu(call->count), done;
+	u32 status, wait_us;
 
 	for (;;) {
 		status = carry_out(virte, call, called, requests, answers);
@@ -83,11 +89,15 @@ static int call_until_ready(struct virte *virte, struct virte_call_request *call
 		requests += done;
 		answers += done;
 		left -= done;
-		tries = done ? BUSY_TRIES : tries - 1;
-		if (status != VIRTE_STATUS_BUSY || !tries)
+		if (done)
+			tries = waited_us = 0;
+		wait_us = le32_to_cpu(called->retry_us);
+		if (status != VIRTE_STATUS_BUSY || ++tries == BUSY_TRIES ||
+		    wait_us > BUSY_WAIT_US - waited_us)
 			break;
+		waited_us += wait_us;
 		call->count = cpu_to_le16(left);
-		udelay(min_t(u32, le32_to_cpu(called->retry_us), BUSY_WAIT_US));
+		udelay(wait_us);
 	}
 
 	for (; left; left--)

@@ -15,14 +15,11 @@
 #include <linux/irqdomain.h>
 #include <linux/log2.h>
 #include <linux/msi.h>
-#include <linux/slab.h>
 #include <asm/hw_irq.h>
 #include <asm/irqdomain.h>
 
 #include "imstest.h"
 #include "virte.h"
-
-static const struct virte_entry_request parked = { .flags = VIRTE_ENTRY_PARKED };
 
 /* Where the vector domain sends the interrupt now. */
 static struct virte_entry_request route_of(struct irq_data *irqd)
@@ -43,81 +40,6 @@ static struct virte_entry_request route_of(struct irq_data *irqd)
 	return route;
 }
 
-static struct virte_entry_request map_request(const struct virte_block *block,
-					      const struct virte_entry_request *route)
-{
-	struct virte_entry_request request = block->source;
-
-	request.flags = route->flags;
-	request.destination = route->destination;
-	request.vector = route->vector;
-	request.delivery_mode = route->delivery_mode;
-	return request;
-}
-
-static void block_mapped(struct virte_block *block, const struct virte_entry_answer *answer)
-{
-	block->handle = le32_to_cpu(answer->handle);
-	block->message.address_lo = lower_32_bits(le64_to_cpu(answer->address));
-	block->message.address_hi = upper_32_bits(le64_to_cpu(answer->address));
-	block->message.data = le32_to_cpu(answer->data);
-	block->mapped = true;
-}
-
-static int block_map(struct virte_block *block, const struct virte_entry_request *route)
-{
-	struct virte_entry_request request = map_request(block, route);
-	struct virte_entry_answer answer;
-	int ret;
-
-	ret = virte_call(block->virte, VIRTE_OPERATION_MAP, &request, &answer, 1);
-	if (!ret)
-		block_mapped(block, &answer);
-	return ret;
-}
-
-static int block_retarget(struct virte_block *block, unsigned int number,
-			  const struct virte_entry_request *route)
-{
-	struct virte_entry_request request = *route;
-	struct virte_entry_answer answer;
-
-	request.handle = cpu_to_le32(block->handle + number);
-	return virte_call(block->virte, VIRTE_OPERATION_RETARGET, &request, &answer, 1);
-}
-
-static void block_unmap(struct virte_block *block)
-{
-	struct virte_entry_request request = {
-		.handle	= cpu_to_le32(block->handle),
-		.count	= block->source.count,
-	};
-	struct virte_entry_answer answer;
-	int ret;
-
-	ret = virte_call(block->virte, VIRTE_OPERATION_UNMAP, &request, &answer, 1);
-	/* A bridge above the function is shut down after it: everything was given back. */
-	WARN_ONCE(ret && ret != -ENODEV, "vIRTE: handle %#x is not taken back: %d\n", block->handle, ret);
-}
-
-/* The first message of a block can take its route with MAP. */
-static int block_route(struct virte_block *block, unsigned int number,
-		       const struct virte_entry_request *route)
-{
-	unsigned long flags;
-	int ret = 0;
-
-	raw_spin_lock_irqsave(&block->lock, flags);
-	if (!block->mapped)
-		ret = block_map(block, number ? &parked : route);
-	else if (!number)
-		ret = block_retarget(block, number, route);
-	if (!ret && number)
-		ret = block_retarget(block, number, route);
-	raw_spin_unlock_irqrestore(&block->lock, flags);
-	return ret;
-}
-
 static unsigned int number_of(struct irq_data *irqd)
 {
 	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
@@ -133,7 +55,7 @@ static int route_late(struct irq_data *irqd)
 	struct virte_entry_request route = route_of(irqd);
 	int ret;
 
-	ret = block_route(block, number_of(irqd), &route);
+	ret = virte_block_route(block, number_of(irqd), &route);
 	if (ret)
 		return ret;
 	irq->late = false;
@@ -161,7 +83,7 @@ static int virte_set_affinity(struct irq_data *irqd, const struct cpumask *mask,
 		return ret;
 
 	route = route_of(irqd);
-	ret = block_route(block, number_of(irqd), &route);
+	ret = virte_block_route(block, number_of(irqd), &route);
 	if (!ret)
 		return IRQ_SET_MASK_OK_DONE;
 
@@ -236,16 +158,9 @@ static int block_make(struct irq_domain *domain, const struct virte_entry_reques
 	struct virte_block *block;
 	unsigned int i;
 
-	block = kzalloc(struct_size(block, irqs, count), GFP_KERNEL);
+	block = virte_block_add(domain->host_data, source, pdev, virq, count);
 	if (!block)
 		return -ENOMEM;
-	block->virte = domain->host_data;
-	block->pdev = pdev;
-	block->source = *source;
-	block->virq = virq;
-	block->held = count;
-	raw_spin_lock_init(&block->lock);
-
 	for (i = 0; i < count; i++) {
 		irq_domain_set_hwirq_and_chip(domain, virq + i, virq + i, &virte_chip, block);
 #if HAVE_MOVE_PCNTXT
@@ -253,80 +168,7 @@ static int block_make(struct irq_domain *domain, const struct virte_entry_reques
 		irq_set_status_flags(virq + i, IRQ_MOVE_PCNTXT);
 #endif
 	}
-
-	mutex_lock(&block->virte->blocks_lock);
-	list_add_tail(&block->node, &block->virte->blocks);
-	mutex_unlock(&block->virte->blocks_lock);
 	return 0;
-}
-
-/* Give an interrupt of a block back: the handles as they came, all at once, with the last. */
-static void block_drop(struct virte_block *block)
-{
-	if (--block->held)
-		return;
-	mutex_lock(&block->virte->blocks_lock);
-	list_del(&block->node);
-	mutex_unlock(&block->virte->blocks_lock);
-	if (block->mapped)
-		block_unmap(block);
-	kfree(block);
-}
-
-static void blocks_drop(struct irq_domain *domain, unsigned int virq, unsigned int count)
-{
-	unsigned int i;
-
-	for (i = 0; i < count; i++)
-		block_drop(irq_domain_get_irq_data(domain, virq + i)->chip_data);
-}
-
-/* Map blocks without a route, in one call. */
-static int blocks_map(struct virte_block **blocks, unsigned int count,
-		      struct virte_entry_request *requests, struct virte_entry_answer *answers)
-{
-	struct virte *virte = blocks[0]->virte;
-	unsigned int i;
-	int ret, err;
-
-	for (i = 0; i < count; i++)
-		requests[i] = map_request(blocks[i], &parked);
-	ret = virte_call(virte, VIRTE_OPERATION_MAP, requests, answers, count);
-	for (i = 0; i < count && answers[i].status == cpu_to_le32(VIRTE_STATUS_OK); i++) {
-		block_mapped(blocks[i], &answers[i]);
-		err = virte_doorbell_map(virte, blocks[i]->pdev, le64_to_cpu(answers[i].address));
-		ret = ret ?: err;
-	}
-	return ret;
-}
-
-/* What map_at_once() needs for one call. */
-struct virte_batch {
-	struct virte_block *blocks[VIRTE_FRAME_ENTRIES];
-	struct virte_entry_request requests[VIRTE_FRAME_ENTRIES];
-	struct virte_entry_answer answers[VIRTE_FRAME_ENTRIES];
-};
-
-/* Map new interrupts in as few calls as can be; what was done before an error stays. */
-static int map_at_once(struct irq_domain *domain, unsigned int virq, unsigned int count,
-		       unsigned int each)
-{
-	struct virte_batch *batch;
-	unsigned int i, filled = 0;
-	int ret = 0;
-
-	batch = kmalloc(sizeof(*batch), GFP_KERNEL);
-	if (!batch)
-		return -ENOMEM;
-	for (i = 0; i < count && !ret; i += each) {
-		batch->blocks[filled++] = irq_domain_get_irq_data(domain, virq + i)->chip_data;
-		if (filled < VIRTE_FRAME_ENTRIES && i + each < count)
-			continue;
-		ret = blocks_map(batch->blocks, filled, batch->requests, batch->answers);
-		filled = 0;
-	}
-	kfree(batch);
-	return ret;
 }
 
 static int virte_domain_alloc(struct irq_domain *domain, unsigned int virq, unsigned int nr_irqs,
@@ -360,7 +202,7 @@ static int virte_domain_alloc(struct irq_domain *domain, unsigned int virq, unsi
 	 * a mapping, which activation is no place for.
 	 */
 	if (nr_irqs > each || virte_doorbell_wanted(pdev)) {
-		ret = map_at_once(domain, virq, nr_irqs, each);
+		ret = virte_blocks_map(domain->host_data, virq, nr_irqs, each);
 		if (ret && nr_irqs > each)
 			goto err_drop_blocks;
 		/*
@@ -373,14 +215,14 @@ static int virte_domain_alloc(struct irq_domain *domain, unsigned int virq, unsi
 	return 0;
 
 err_drop_blocks:
-	blocks_drop(domain, virq, made);
+	virte_blocks_drop(domain->host_data, virq, made);
 	irq_domain_free_irqs_parent(domain, virq, nr_irqs);
 	return ret;
 }
 
 static void virte_domain_free(struct irq_domain *domain, unsigned int virq, unsigned int nr_irqs)
 {
-	blocks_drop(domain, virq, nr_irqs);
+	virte_blocks_drop(domain->host_data, virq, nr_irqs);
 	irq_domain_free_irqs_common(domain, virq, nr_irqs);
 }
 
@@ -391,11 +233,14 @@ static void virte_domain_free(struct irq_domain *domain, unsigned int virq, unsi
 static int virte_domain_activate(struct irq_domain *domain, struct irq_data *irqd, bool reserve)
 {
 	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
-	struct virte_entry_request route = reserve ? parked : route_of(irqd);
+	struct virte_entry_request route;
 
 	if (block->refused)
 		return block->refused;
-	return block_route(block, number_of(irqd), &route);
+	if (reserve)
+		return virte_block_route(block, number_of(irqd), NULL);
+	route = route_of(irqd);
+	return virte_block_route(block, number_of(irqd), &route);
 }
 
 static void virte_domain_deactivate(struct irq_domain *domain, struct irq_data *irqd)
@@ -403,7 +248,7 @@ static void virte_domain_deactivate(struct irq_domain *domain, struct irq_data *
 	struct virte_block *block = irq_data_get_irq_chip_data(irqd);
 
 	/* Parking is never refused. The vector is free when this returns. */
-	block_route(block, number_of(irqd), &parked);
+	virte_block_route(block, number_of(irqd), NULL);
 	block->irqs[number_of(irqd)].late = false;
 }
 

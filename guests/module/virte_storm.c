@@ -6,7 +6,6 @@
  */
 
 #include <linux/jiffies.h>
-#include <linux/slab.h>
 #include <linux/workqueue.h>
 
 #include "imstest.h"
@@ -14,14 +13,6 @@
 
 /* Time for what storms to calm down. It bounds the calls that a lasting storm costs, too. */
 #define REVIVAL_DELAY	(HZ / 10)
-
-/* Handles that one call asks about. */
-struct revival {
-	struct virte_entry_request requests[VIRTE_FRAME_ENTRIES];
-	struct virte_entry_answer answers[VIRTE_FRAME_ENTRIES];
-	struct virte_block *blocks[VIRTE_FRAME_ENTRIES];
-	unsigned int count;
-};
 
 /* A host that wants to wait is asked again: its answer brings the notice. */
 static void revive(struct virte_block *block, __le32 handle)
@@ -36,43 +27,40 @@ static void revive(struct virte_block *block, __le32 handle)
 			 block->virq + le32_to_cpu(handle) - block->handle);
 }
 
-static void revive_quenched(struct virte *virte, struct revival *revival)
+static void revive_quenched(struct virte *virte)
 {
+	struct virte_batch *batch = &virte->batch;
 	unsigned int i;
 
-	virte_call(virte, VIRTE_OPERATION_QUERY, revival->requests, revival->answers,
-		   revival->count);
-	for (i = 0; i < revival->count; i++)
-		if (le16_to_cpu(revival->answers[i].state) & VIRTE_STATE_QUENCHED)
-			revive(revival->blocks[i], revival->requests[i].handle);
-	revival->count = 0;
+	virte_call(virte, VIRTE_OPERATION_QUERY, batch->requests, batch->answers, batch->count);
+	for (i = 0; i < batch->count; i++)
+		if (le16_to_cpu(batch->answers[i].state) & VIRTE_STATE_QUENCHED)
+			revive(batch->blocks[i], batch->requests[i].handle);
+	batch->count = 0;
 }
 
 static void virte_storm_work(struct work_struct *work)
 {
 	struct virte *virte = container_of(to_delayed_work(work), struct virte, revival);
+	struct virte_batch *batch = &virte->batch;
 	struct virte_block *block;
-	struct revival *revival;
 	unsigned int i;
-
-	revival = kzalloc(sizeof(*revival), GFP_KERNEL);
-	if (!revival)
-		return;
 
 	/* No handle goes away meanwhile: what is not mapped when it is seen is not quenched. */
 	mutex_lock(&virte->blocks_lock);
 	list_for_each_entry(block, &virte->blocks, node) {
 		for (i = 0; READ_ONCE(block->mapped) && i < le16_to_cpu(block->source.count); i++) {
-			revival->requests[revival->count].handle = cpu_to_le32(block->handle + i);
-			revival->blocks[revival->count++] = block;
-			if (revival->count == VIRTE_FRAME_ENTRIES)
-				revive_quenched(virte, revival);
+			batch->requests[batch->count] = (struct virte_entry_request) {
+				.handle	= cpu_to_le32(block->handle + i),
+			};
+			batch->blocks[batch->count++] = block;
+			if (batch->count == VIRTE_FRAME_ENTRIES)
+				revive_quenched(virte);
 		}
 	}
-	if (revival->count)
-		revive_quenched(virte, revival);
+	if (batch->count)
+		revive_quenched(virte);
 	mutex_unlock(&virte->blocks_lock);
-	kfree(revival);
 }
 
 /**

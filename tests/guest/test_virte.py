@@ -72,6 +72,14 @@ def test_a_call_is_one_trapped_access(virte: Virte, device: PluggedFunction) -> 
     assert traps[Store.IMS] == 0 or len(made) > 1
 
 
+def test_what_is_parked_already_is_not_parked_again(virte: Virte, device: PluggedFunction) -> None:
+    # Linux activates a vector of MSI-X when it is allocated, with a placeholder for its route.
+    device.control.alloc(Store.MSIX, 2)
+    device.control.free(Store.MSIX, count=2)
+    calls = virte.model.calls[1:]  # NEGOTIATE
+    assert [call.request.operation for call in calls] == [Operation.MAP] * 2 + [Operation.UNMAP] * 2
+
+
 @pytest.mark.capability("D1")
 def test_a_refused_guest_stays_in_the_old_scheme(vm: Vm) -> None:
     refusing = VirteFunction(Host(64, time.monotonic), Policy(grant=False))

@@ -26,28 +26,64 @@ def refused(device: PluggedFunction, count: int) -> int:
     return caught.value.errno
 
 
-@pytest.mark.capability("A4", "D2")
-def test_2048_entries_are_mapped_by_32_calls(virte: Virte, device: PluggedFunction) -> None:
+class Counted:
+    """Calls that were made, and what the guest's trapped accesses were meanwhile."""
+
+    def __init__(self, virte: Virte):
+        self._model = virte.model
+        self._mark, self._made = virte.model.accesses.mark(), len(virte.model.calls)
+
+    def check(self, operation: Operation, *counts: int) -> None:
+        """See that these calls were made with so many entries each, and trapped once each."""
+        calls = self._model.calls[self._made :]
+        assert [call.request.operation for call in calls] == [operation] * len(counts)
+        assert [call.request.count for call in calls] == list(counts)
+        trapped = self._model.accesses.counts_since(self._mark).values()
+        assert sum(area.total for area in trapped) == len(calls)
+
+
+@pytest.mark.capability("A4", "D2", "D4")
+def test_2048_entries_are_mapped_by_32_calls_and_given_back_by_32(
+    virte: Virte, device: PluggedFunction
+) -> None:
     model = virte.model
-    mark, made = model.accesses.mark(), len(model.calls)
+    full = [FRAME_ENTRIES] * (ENTRIES // FRAME_ENTRIES)
+    counted = Counted(virte)
     given = device.control.alloc(Store.IMS, ENTRIES, facts=False)
-    trapped = model.accesses.counts_since(mark)
-    calls = list(model.calls)[made:]
+    counted.check(Operation.MAP, *full)
     assert given.done == model.partition.live == ENTRIES
-    assert [call.request.operation for call in calls] == [Operation.MAP] * len(calls)
-    assert [call.request.count for call in calls] == [FRAME_ENTRIES] * (ENTRIES // FRAME_ENTRIES)
-    assert sum(counts.total for counts in trapped.values()) == len(calls)
 
     ends = (0, FRAME_ENTRIES - 1, FRAME_ENTRIES, ENTRIES - 1)
     for index in ends:
         device.control.request(Store.IMS, index)
-    assert list(model.calls)[-1].request.operation == Operation.RETARGET
+    assert model.calls[-1].request.operation == Operation.RETARGET
     deliver(device, Store.IMS, *ends)
     assert len({device.message(Store.IMS, index) for index in ends}) == len(ends)
     for index in ends:
         device.control.release(Store.IMS, index)
+    counted = Counted(virte)
     device.control.free(Store.IMS, count=ENTRIES)
+    counted.check(Operation.UNMAP, *full)
     assert model.partition.live == 0
+
+
+@pytest.mark.capability("D4")
+def test_a_part_of_a_range_is_given_back_at_once_and_the_rest_stays(
+    virte: Virte, device: PluggedFunction
+) -> None:
+    device.control.alloc(Store.IMS, 3 * FRAME_ENTRIES, facts=False)
+    ends = (9, FRAME_ENTRIES + 20)
+    for index in ends:
+        device.control.request(Store.IMS, index)
+    counted = Counted(virte)
+    device.control.free(Store.IMS, index=10, count=FRAME_ENTRIES + 10)
+    counted.check(Operation.UNMAP, FRAME_ENTRIES, 10)
+    left = {entry.source.index for entry in virte.model.partition.entries()}
+    assert left == {*range(10), *range(ends[1], 3 * FRAME_ENTRIES)}
+    deliver(device, Store.IMS, *ends)
+    device.control.alloc(Store.IMS, FRAME_ENTRIES + 10, index=10, facts=False)
+    device.control.request(Store.IMS, 10)
+    deliver(device, Store.IMS, 10, *ends)
 
 
 @pytest.mark.capability("D2", "D5")

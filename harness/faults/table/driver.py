@@ -55,27 +55,21 @@ DRIVER_FAULTS: Final = (
     Fault(
         name="call-for-a-pair-is-not-made",
         imitates="a failed map that returns without setting the message (shape, Hyper-V)",
-        seed=Patch(
-            call_of("virte_call", within=("blocks_map", "map_at_once", "virte_domain_alloc")),
-            answer(0),
-        ),
+        seed=Patch(call_of("virte_call", within=("batch_map", "virte_blocks_map")), answer(0)),
         rows=("D2",),
         tests=("test_virte.py",),
     ),
     Fault(
         name="call-for-a-move-is-not-made",
         imitates="affinity set after start-up is lost (ff363f480e59)",
-        seed=Patch(call_of("block_route", within="virte_set_affinity"), answer(0)),
+        seed=Patch(call_of("virte_block_route", within="virte_set_affinity"), answer(0)),
         rows=("D3",),
         tests=("test_virte.py", "test_virte_failures.py"),
     ),
     Fault(
         name="handles-are-not-given-back",
         imitates="interrupts leak at teardown (4c457e8cb75e)",
-        seed=Patch(
-            call_of("virte_call", within=("block_unmap", "blocks_drop", "virte_domain_free")),
-            answer(0),
-        ),
+        seed=Patch(call_of("virte_call", within="batch_unmap"), answer(0)),
         rows=("D2", "D4"),
         tests=("test_virte.py",),
     ),
@@ -90,7 +84,7 @@ DRIVER_FAULTS: Final = (
         name="refused-move-is-taken-for-done",
         imitates="a retarget whose failure is ignored (shape)",
         seed=Patch(
-            instruction(r"je \w+", within="virte_set_affinity", behind="block_route"), always
+            instruction(r"je \w+", within="virte_set_affinity", behind="virte_block_route"), always
         ),
         rows=("D3",),
         tests=("test_virte_failures.py",),
@@ -98,7 +92,7 @@ DRIVER_FAULTS: Final = (
     Fault(
         name="failed-batch-is-not-given-back",
         imitates="the partial free of a range (shape)",
-        seed=Patch(call_of("blocks_drop", "block_drop", within="virte_domain_alloc"), skip),
+        seed=Patch(call_of("virte_blocks_drop", within="virte_domain_alloc"), skip),
         rows=("D2", "D5"),
         tests=("test_virte_batch.py",),
     ),
