@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
-/* Operations of the kernel module: its ioctls, and their results as JSON. */
+/* Operations on a function by the kernel module: its ioctls, and their results as JSON. */
 
 #include <errno.h>
 #include <fcntl.h>
@@ -76,7 +76,7 @@ static int control_fd(struct request *request)
 	return fd;
 }
 
-static int control(struct request *request, unsigned long command, void *argument)
+int control(struct request *request, unsigned long command, void *argument)
 {
 	int fd = control_fd(request);
 
@@ -153,11 +153,13 @@ static int op_range(struct request *request, unsigned long command, const char *
 	uint32_t facts;
 	int error, failed;
 
+	range.bound = !!find(request, "pasid");
 	if ((error = parse_store(request, &range.store)) ||
 	    (error = parse_index(request, &range.index)) ||
 	    (error = number(request, "function", &range.function, 0)) ||
 	    (error = number(request, "count", &range.count, 1)) ||
 	    (error = number(request, "facts", &facts, 1)) ||
+	    (error = number(request, "pasid", &range.pasid, 0)) ||
 	    (error = argument ? number(request, argument, &range.argument, 0) : 0))
 		return error;
 
@@ -432,53 +434,12 @@ static int op_irqs(struct request *request)
 	return error;
 }
 
-static const char * const rule_names[] = {
-	[IMSTEST_RULE_IOMMU]		= "iommu",
-	[IMSTEST_RULE_TABLE_FORMAT]	= "table_format",
-	[IMSTEST_RULE_CACHING_MODE]	= "caching_mode",
-	[IMSTEST_RULE_CPUID]		= "cpuid",
-	[IMSTEST_RULE_FIRMWARE_FLAG]	= "firmware_flag",
-	[IMSTEST_RULE_CALL]		= "call",
-	[IMSTEST_RULE_COMBINED]		= "combined",
-	[IMSTEST_RULE_NONE]		= "none",
-};
-
-static int op_policy(struct request *request)
-{
-	struct imstest_policy policy = { .enforce = IMSTEST_RULE_KEEP };
-	const char *word = find(request, "enforce");
-	uint32_t rule;
-	int error;
-
-	if (word) {
-		for (rule = 0; rule < ARRAY_SIZE(rule_names); rule++)
-			if (!strcmp(word, rule_names[rule]))
-				policy.enforce = rule;
-		if (policy.enforce == IMSTEST_RULE_KEEP)
-			return fail(request, EINVAL, "enforce=%s: no such rule", word);
-	}
-	error = control(request, IMSTEST_IOC_POLICY, &policy);
-	if (error)
-		return error;
-
-	json_string("enforced", rule_names[policy.enforced]);
-	json_open_array("rules");
-	for (rule = 0; rule < IMSTEST_RULES; rule++) {
-		json_open_object(NULL);
-		json_string("rule", rule_names[rule]);
-		json_bool("allowed", policy.rules[rule].allowed);
-		json_string("why", policy.rules[rule].why);
-		json_close_object();
-	}
-	json_close_array();
-	return 0;
-}
-
 #define RANGE " function store index count facts "
 
 const struct operation module_operations[] = {
-	{ "alloc", RANGE "least ", "allocate interrupts: store=msi|msix|ims "
-	  "[index=N|any] [count=1] [least=count: be content with fewer]", op_alloc },
+	{ "alloc", RANGE "least pasid ", "allocate interrupts: store=msi|msix|ims [index=N|any] "
+	  "[count=1] [least=count: be content with fewer] [pasid=N: bind IMS entries to it]",
+	  op_alloc },
 	{ "request", RANGE, "install the handler: store= [index=0] [count=1, 0: all]", op_request },
 	{ "release", RANGE, "remove the handler: store= [index=0] [count=1, 0: all]", op_release },
 	{ "free", RANGE, "free interrupts: store= [index=0] [count=1, 0: all]", op_free },
@@ -501,8 +462,6 @@ const struct operation module_operations[] = {
 	{ "function", " function wait ", "facts of the PCI function: "
 	  "[wait=0 ms: for the driver to be bound]", op_function },
 	{ "irqs", " ", "every interrupt of the machine with its domain hierarchy", op_irqs },
-	{ "policy", " enforce ", "whether IMS may be used, rule by rule: "
-	  "[enforce=RULE|none: allocations obey it]", op_policy },
 	{ "hold", " function count ", "take remapping entries: "
 	  "[count=0: until the kernel refuses]", op_hold },
 	{ "drop", " function ", "give them back", op_drop },

@@ -73,6 +73,7 @@ static int op_help(struct request *request)
 			     "take [function=0], every OP takes [tag=WORD], which comes back");
 	json_open_object("operations");
 	put_help(module_operations, module_operations_count);
+	put_help(policy_operations, policy_operations_count);
 	put_help(system_operations, system_operations_count);
 	put_help(guest_operations, guest_operations_count);
 	json_close_object();
@@ -99,6 +100,8 @@ static const struct operation *find_operation(const char *name)
 	operation = find_in(&help_operation, 1, name);
 	if (!operation)
 		operation = find_in(module_operations, module_operations_count, name);
+	if (!operation)
+		operation = find_in(policy_operations, policy_operations_count, name);
 	if (!operation)
 		operation = find_in(system_operations, system_operations_count, name);
 	if (!operation)

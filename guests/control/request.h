@@ -42,6 +42,8 @@ struct operation {
 
 extern const struct operation module_operations[];
 extern const size_t module_operations_count;
+extern const struct operation policy_operations[];
+extern const size_t policy_operations_count;
 extern const struct operation system_operations[];
 extern const size_t system_operations_count;
 extern const struct operation guest_operations[];
@@ -59,6 +61,9 @@ int needed(struct request *request, const char *name);
 
 /* The number of a key, or @fallback. Returns 0, EINVAL for what is no number, or ERANGE. */
 int number(struct request *request, const char *name, uint32_t *value, uint32_t fallback);
+
+/* Make an ioctl of the kernel module. Returns 0 or a positive errno. */
+int control(struct request *request, unsigned long command, void *argument);
 
 /* Split a line into words, in place. Returns 0 or EINVAL. */
 int split(struct request *request, char *line);

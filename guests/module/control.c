@@ -112,6 +112,9 @@ static int imstest_free_one(struct imstest_interrupt *interrupt, u32 argument)
 
 static int imstest_alloc(struct imstest_function *function, struct imstest_range *range)
 {
+	/* A message of MSI or MSI-X carries no PASID. */
+	if (range->bound && range->store != IMSTEST_STORE_IMS)
+		return -EINVAL;
 	return imstest_stores[range->store].alloc(function, range);
 }
 

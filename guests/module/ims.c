@@ -13,6 +13,7 @@
  * here is called for it, and the store is not touched.
  */
 
+#include <linux/bitfield.h>
 #include <linux/irq.h>
 #include <linux/irqdomain.h>
 #include <linux/pci.h>
@@ -25,6 +26,13 @@
 
 static const char ims_source[] = "IMS";
 void * const imstest_ims_source = (void *)ims_source;
+
+/* What is in an entry's control besides the mask. */
+static u32 control_of(const struct imstest_range *range)
+{
+	return range->bound ? IMSTEST_IMS_CONTROL_PASID_VALID |
+			      FIELD_PREP(IMSTEST_IMS_CONTROL_PASID, range->pasid) : 0;
+}
 
 static u32 ims_read(struct imstest_function *function, u32 index, u32 field)
 {
@@ -43,7 +51,8 @@ static void ims_write(struct imstest_function *function, u32 index, u32 field, u
  */
 void imstest_ims_mask(struct imstest_function *function, u32 index)
 {
-	ims_write(function, index, IMSTEST_IMS_CONTROL, IMSTEST_IMS_CONTROL_MASK);
+	ims_write(function, index, IMSTEST_IMS_CONTROL,
+		  function->ims_bound[index] | IMSTEST_IMS_CONTROL_MASK);
 	/* The write is posted. What the device sent before it is ahead of the answer. */
 	ims_read(function, index, IMSTEST_IMS_CONTROL);
 }
@@ -55,7 +64,26 @@ void imstest_ims_mask(struct imstest_function *function, u32 index)
  */
 void imstest_ims_unmask(struct imstest_function *function, u32 index)
 {
-	ims_write(function, index, IMSTEST_IMS_CONTROL, 0);
+	ims_write(function, index, IMSTEST_IMS_CONTROL, function->ims_bound[index]);
+}
+
+/**
+ * imstest_ims_pasid() - tell the PASID of an entry
+ * @pdev:	a device with this driver
+ * @index:	the entry
+ * @pasid:	is written when there is one
+ *
+ * Return: whether it is bound to one.
+ */
+bool imstest_ims_pasid(struct pci_dev *pdev, u32 index, u32 *pasid)
+{
+	const struct imstest_function *function = pci_get_drvdata(pdev);
+	u32 bound = function->ims_bound[index];
+
+	if (!(bound & IMSTEST_IMS_CONTROL_PASID_VALID))
+		return false;
+	*pasid = FIELD_GET(IMSTEST_IMS_CONTROL_PASID, bound);
+	return true;
 }
 
 /**
@@ -209,6 +237,8 @@ static int ims_alloc_entries(struct imstest_function *function, struct imstest_r
 	u32 index = range->index + range->done, i;
 	int virq, ret;
 
+	for (i = 0; i < count; i++)
+		function->ims_bound[index + i] = control_of(range);
 	virq = imstest_ims_domain_alloc(function, index, count);
 	if (virq < 0)
 		return virq;
@@ -231,11 +261,13 @@ err_free_rest:
 /**
  * imstest_ims_alloc() - allocate a run of IMS entries, all or none
  * @function:	the function
- * @range:	index (or IMSTEST_ANY) and count; index and done are written
+ * @range:	index (or IMSTEST_ANY), count and PASID; index and done are written
  *
- * Return: 0, -EPERM when the policy in force refuses, -EOPNOTSUPP without an IMS domain, -EINVAL for entries that the
- * device does not have, -EBUSY when one is in use, -ENOSPC when no run of free
- * entries is long enough, or what the IRQ domains answer.
+ * Return: 0, -EPERM when the policy in force refuses, -EOPNOTSUPP without an IMS
+ * domain, or without the vIRTE call for entries bound to a PASID, -EINVAL for
+ * entries that the device does not have or what is no PASID, -EBUSY when one is
+ * in use, -ENOSPC when no run of free entries is long enough, or what the IRQ
+ * domains answer.
  */
 int imstest_ims_alloc(struct imstest_function *function, struct imstest_range *range)
 {
@@ -247,6 +279,11 @@ int imstest_ims_alloc(struct imstest_function *function, struct imstest_range *r
 		return ret;
 	if (!function->ims_ready)
 		return -EOPNOTSUPP;
+	/* An IRTE names no PASID that a message could be held against. */
+	if (range->bound && !virte_domain_is(function->msi_parent))
+		return -EOPNOTSUPP;
+	if (range->bound && !FIELD_FIT(IMSTEST_IMS_CONTROL_PASID, range->pasid))
+		return -EINVAL;
 	if (!range->count || range->count > entries)
 		return -EINVAL;
 

@@ -68,6 +68,7 @@ struct imstest_work_queue {
  * @ims_fwnode:	name of @ims_domain
  * @ims_domain:	IMS domain of our own, NULL where the kernel makes it
  * @ims_used:	IMS entries that are allocated
+ * @ims_bound:	PASID that each IMS entry is bound to, as in IMSTEST_IMS_CONTROL
  * @ims_messages: message last written to each IMS entry
  * @desc:	what allocations in @msi_parent take the source id from
  * @interrupts:	allocated interrupts by store and index
@@ -89,6 +90,7 @@ struct imstest_function {
 	struct fwnode_handle *ims_fwnode;
 	struct irq_domain *ims_domain;
 	DECLARE_BITMAP(ims_used, IMSTEST_IMS_ENTRIES);
+	u32 ims_bound[IMSTEST_IMS_ENTRIES];
 	struct msi_msg ims_messages[IMSTEST_IMS_ENTRIES];
 	struct msi_desc desc;
 	struct xarray interrupts[IMSTEST_STORES];
@@ -214,6 +216,7 @@ int imstest_ims_free(struct imstest_interrupt *interrupt);
 void imstest_ims_give_back(struct imstest_function *function, u32 first, u32 last);
 void imstest_ims_free_all(struct imstest_function *function, u32 store);
 int imstest_ims_stored(struct imstest_function *function, struct imstest_stored *stored);
+bool imstest_ims_pasid(struct pci_dev *pdev, u32 index, u32 *pasid);
 void imstest_ims_mask(struct imstest_function *function, u32 index);
 void imstest_ims_unmask(struct imstest_function *function, u32 index);
 void imstest_ims_store(struct imstest_function *function, u32 index, const struct msi_msg *msg);

@@ -76,6 +76,8 @@
 #define IMSTEST_IMS_DATA		0x8
 #define IMSTEST_IMS_CONTROL		0xc
 #define  IMSTEST_IMS_CONTROL_MASK	BIT(0)
+#define  IMSTEST_IMS_CONTROL_PASID_VALID BIT(3)
+#define  IMSTEST_IMS_CONTROL_PASID	GENMASK(31, 12)
 #define IMSTEST_IMS_ENTRY_SIZE		16
 
 /* What a work descriptor asks for. */

@@ -27,6 +27,8 @@
  *		MOVE: the CPU; CYCLE: rounds
  * @done:	out: how many were done before the error; CYCLE: whole rounds
  * @nanoseconds: out: how long it took
+ * @bound:	ALLOC of IMS entries: 1: bind them to @pasid
+ * @pasid:	20 bits
  *
  * ALLOC of IMS entries does all or none. The others stop at the first error
  * and leave what was done.
@@ -39,6 +41,8 @@ struct imstest_range {
 	__u32 argument;
 	__u32 done;
 	__u64 nanoseconds;
+	__u32 bound;
+	__u32 pasid;
 };
 
 /**

@@ -19,7 +19,7 @@ static struct virte_entry_request map_request(const struct virte_block *block,
 {
 	struct virte_entry_request request = block->source;
 
-	request.flags = route->flags;
+	request.flags |= route->flags;
 	request.destination = route->destination;
 	request.vector = route->vector;
 	request.delivery_mode = route->delivery_mode;

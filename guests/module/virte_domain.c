@@ -118,12 +118,14 @@ static struct irq_chip virte_chip = {
 /*
  * What a request for @count interrupts is for. Return the number of interrupts of
  * one MAP: the messages of an MSI capability are one block, others are blocks of
- * one. Interrupts of IMS with indices in a row may be asked for at once.
+ * one. Interrupts of IMS with indices in a row may be asked for at once: one PASID
+ * is that of all.
  */
 static int source_of(const struct irq_alloc_info *info, unsigned int count,
 		     struct virte_entry_request *source)
 {
 	struct pci_dev *pdev = info->desc ? msi_desc_to_pci_dev(info->desc) : NULL;
+	u32 pasid;
 
 	if (!pdev)
 		return -EINVAL;
@@ -144,6 +146,10 @@ static int source_of(const struct irq_alloc_info *info, unsigned int count,
 	if (info->data == imstest_ims_source) {
 		source->store = VIRTE_STORE_IMS;
 		source->index = cpu_to_le32(info->hwirq);
+		if (imstest_ims_pasid(pdev, info->hwirq, &pasid)) {
+			source->flags = VIRTE_ENTRY_PASID;
+			source->pasid = cpu_to_le32(pasid);
+		}
 		return 1;
 	}
 	/* The number in a PCI/MSI domain that devices share is not the index. */

@@ -21,7 +21,7 @@
 #include "virte.h"
 
 #define FEATURES_NEEDED	(VIRTE_FEATURE_MSI | VIRTE_FEATURE_MSIX | VIRTE_FEATURE_IMS)
-#define FEATURES_WANTED	VIRTE_FEATURE_QUENCH
+#define FEATURES_WANTED	(VIRTE_FEATURE_PASID | VIRTE_FEATURE_QUENCH)
 
 /**
  * struct virte_adopted - one device of the new scheme

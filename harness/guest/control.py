@@ -1,4 +1,4 @@
-# Ref: docs/guest-module.md, "Operations"; guests/control/module.c and system.c implement them.
+# Ref: docs/guest-module.md, "Operations"; guests/control/ implements them.
 """Client of imsctl, the control tool in the guest: one line of words out, one JSON object back.
 
 Here are the operations on the guest as a whole; those on one function of ours are in

@@ -62,14 +62,23 @@ class FunctionControl:
         *,
         index: int | None = 0,
         least: int | None = None,
+        pasid: int | None = None,
         facts: bool = True,
     ) -> Allocation:
         """Allocate interrupts; with ``least``, be content with fewer MSI messages or MSI-X vectors.
 
         ``facts=False`` leaves the interrupts out of the answer.
+
+        :param pasid: bind IMS entries to it. EOPNOTSUPP: not over the vIRTE call.
         """
         place = "any" if index is ANY else index
-        words = {"count": count, "index": place, "least": least, "facts": int(facts)}
+        words = {
+            "count": count,
+            "index": place,
+            "least": least,
+            "pasid": pasid,
+            "facts": int(facts),
+        }
         return build(
             Allocation, self.call("alloc", seconds=LONG_SECONDS, store=_name(store), **words)
         )

@@ -33,6 +33,7 @@ ENUMS: dict[str, type[IntEnum]] = {
 }
 LAYOUTS: dict[str, type[Layout]] = {
     "IMS_CAPABILITY_": regs.ImsCapability,
+    "IMS_CONTROL_": regs.ImsControl,
     "STATUS_": regs.Status,
     "CONTROL_": regs.Control,
     "EVENT_SLOT_": regs.EventSlot,
@@ -42,7 +43,6 @@ IMS_ENTRY = {
     "IMS_ADDRESS_HI": 0x4,
     "IMS_DATA": 0x8,
     "IMS_CONTROL": 0xC,
-    "IMS_CONTROL_MASK": VectorControl(mask=1).value,
     "IMS_ENTRY_SIZE": MessageEntry.SIZE,
 }
 SIZES = {"__u8": 1, "__le16": 2, "__le32": 4, "__le64": 8}
