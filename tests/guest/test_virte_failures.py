@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from dataclasses import replace
 
 import pytest
@@ -15,7 +16,7 @@ from harness.spec.hypercall import CallStatus, Operation
 from harness.spec.interrupt import Store
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import Virte, deliver, fence, runs, store_message
+from tests.guest.support import Virte, bind, deliver, fence, runs, store_message, unbind
 
 pytestmark = pytest.mark.shared_vm("module")
 by_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
@@ -44,9 +45,55 @@ def test_a_failed_map_is_the_drivers_errno_and_leaves_the_others_alone(
         deliver(device, Store.IMS, 0)
         policy.stop_failing()
         device.control.free(Store.IMS, 1)
+    policy.crashes = 1  # between the two halves of the host
+    with pytest.raises(ControlError, match="EIO"):
+        device.set_up(Store.IMS, 1, index=1)
+    device.control.free(Store.IMS, 1)
     assert virte.model.partition.live == 1
     device.set_up(Store.IMS, 1, index=1)
     deliver(device, Store.IMS, 1)
+
+
+@pytest.mark.capability("D3")
+def test_a_failed_retarget_is_the_callers_errno_and_leaves_the_others_alone(
+    virte: Virte, policy: Policy, device: PluggedFunction
+) -> None:
+    device.set_up(Store.IMS, 1)
+    device.control.alloc(Store.MSIX, 1)  # mapped by now, and requested by RETARGET
+    old = device.model.raise_and_wait(Store.IMS, 0, Deadline(10, "one before")).cpu
+    assert old is not None
+    for status, number in ERRNOS.items():
+        policy.fail(Operation.RETARGET, status, times=None)
+        with pytest.raises(ControlError) as unrequested:
+            device.control.request(Store.MSIX)
+        with pytest.raises(ControlError) as unmoved:
+            device.control.move(Store.IMS, 1 - old)
+        assert unrequested.value.errno == unmoved.value.errno == number
+        policy.stop_failing()
+        assert device.model.raise_and_wait(Store.IMS, 0, Deadline(10, "one after")).cpu == old
+    device.control.request(Store.MSIX)
+    device.move(Store.IMS, 1 - old)
+    deliver(device, Store.MSIX, 0)
+    deliver(device, Store.IMS, 0)
+
+
+@pytest.mark.capability("D1")
+def test_a_failed_negotiation_is_the_drivers_errno_and_the_old_scheme_stays(
+    vm: Vm, virte: Virte, policy: Policy
+) -> None:
+    unbind(vm, virte.slot)
+    for status, number in ERRNOS.items():
+        policy.fail(Operation.NEGOTIATE, status, times=None)
+        refused = vm.ssh.run(f"echo {virte.slot} > /sys/bus/pci/drivers/virte/bind", check=False)
+        assert os.strerror(number) in refused.stderr
+        assert not virte.model.partition.negotiated
+        policy.stop_failing()
+    with vm.ims_function() as device:
+        device.set_up(Store.IMS, 1)
+        deliver(device, Store.IMS, 0)
+        assert len(device.irtes()) == 1
+    bind(vm, virte.slot, "virte")
+    assert virte.model.partition.negotiated
 
 
 @pytest.mark.capability("D5")

@@ -308,6 +308,25 @@ def test_the_request_stays(granted: VirteClient) -> None:
     assert granted.get(0, 4) == b"\3\0\1\0"
 
 
+@statement(24)
+def test_a_pasid_is_part_of_the_source(granted: VirteClient) -> None:
+    def bound(pasid: int, store: int = virte.IMS) -> bytes:
+        return entry(
+            store=store, flags=virte.PASID, requester=0x100, count=1, pasid=pasid, vector=64
+        )
+
+    pairs = [granted.map(ims()), granted.map(bound(0)), granted.map(bound(7))]
+    assert len({pair.handle for pair in pairs}) == 3
+    assert granted.map(bound(7)).handle == pairs[2].handle
+    # What comes as a write to the doorbell page comes without a PASID.
+    arrivals = [granted.arrival(pair.address, pair.data) for pair in pairs]
+    assert arrivals == [(1, 64), None, None]
+    for store in (virte.MSI, virte.MSIX):
+        assert granted.call(virte.MAP, bound(7, store)).status == virte.INVALID
+    granted.negotiate(features=0x7)
+    assert granted.call(virte.MAP, bound(7)).status == virte.UNSUPPORTED
+
+
 def test_every_statement_has_a_test(request: pytest.FixtureRequest) -> None:
     section = DOCUMENT.read_text().partition("## Conformance")[2]
     stated = {int(number) for number in re.findall(r"^(\d+)\. ", section, re.MULTILINE)}
