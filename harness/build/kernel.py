@@ -110,5 +110,7 @@ class KernelArtifact:
     build: Path
     """Where the toolchain sees what a module is built against (kbuild's ``make -C``)."""
     toolchain: Toolchain
+    memory_factor: int = 1
+    """How many times the memory of its machine it needs: what KASAN and kmemleak keep is a lot."""
     shown: Mapping[str, Path] = field(default_factory=dict)
     """What the toolchain has to be shown for that, by name below the sandbox's directory."""

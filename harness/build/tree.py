@@ -265,6 +265,10 @@ def _harvest(build: Kbuild, entry: Path) -> None:
     (entry / "release").write_text(release)
 
 
+def _memory_factor(options: Mapping[str, str]) -> int:
+    return 2 if options.get("CONFIG_KASAN") == "y" else 1
+
+
 def _booted(entry: Path) -> list[Path]:
     return [entry / "vmlinuz", *entry.glob("lib/modules/*/modules.*")]
 
@@ -280,5 +284,6 @@ def _describe(name: str, entry: Path, version: str, toolchain: Toolchain) -> Ker
         modules=entry / "lib/modules" / release,
         build=Path(SHOWN / "build"),
         toolchain=toolchain,
+        memory_factor=_memory_factor(parse_config((entry / "config").read_text())),
         shown={"tree": entry / "tree", "build": entry / "build"},
     )

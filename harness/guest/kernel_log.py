@@ -81,7 +81,8 @@ _PATTERNS: Final = [
     ]
 ]
 
-_STAMP: Final = re.compile(r"^(?:<\d+>)?\[ *\d+\.\d+\](?:\[ *[TC]\d+\])? ?")
+_STAMP: Final = re.compile(r"^(?:<\d+>)?(?:\[ *\d+\.\d+\])?(?:\[ *[TC]\d+\])? ?")
+"""Level, time (not without CONFIG_PRINTK_TIME) and caller: each may be missing."""
 _CUT: Final = re.compile(r"-+\[ cut here \]-+")
 _END: Final = re.compile(r"---\[ end |</TASK>")
 _FAULT: Final = re.compile(

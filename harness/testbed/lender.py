@@ -120,7 +120,8 @@ class VmLender:
 
     def _supplies(self, cell: Cell) -> tuple[Guest, MachineSpec]:
         recipe = choose(self._provisioner.recipes.kernels, cell.kernel, what="kernel")
-        return self._provisioner.guest(recipe), self.machine(cell)
+        guest, spec = self._provisioner.guest(recipe), self.machine(cell)
+        return guest, replace(spec, memory=spec.memory * guest.kernel.memory_factor)
 
     @contextlib.contextmanager
     def _workspace(self, cell: Cell) -> Iterator[Workspace]:

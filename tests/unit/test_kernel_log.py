@@ -82,6 +82,13 @@ def test_each_kind_is_known_by_its_line(kind: Kind, line: str) -> None:
     assert [finding.kind for finding in complaints(line)] == [kind]
 
 
+@pytest.mark.parametrize(("kind", "line"), LINES)
+def test_a_kernel_without_printk_time_says_the_same(kind: Kind, line: str) -> None:
+    timeless = line.partition("] ")[2].lstrip()
+    for text in (timeless, f"<3>{timeless}", f"<3>[  T109] {timeless}"):
+        assert [finding.kind for finding in complaints(text)] == [kind], text
+
+
 @pytest.mark.parametrize("line", HARMLESS)
 def test_ordinary_lines_are_no_findings(line: str) -> None:
     assert complaints(line) == []
