@@ -34,6 +34,7 @@ def foreign(provisioner: Provisioner, vm: Vm, tmp_path: Path) -> bytes:
         step="building the foreign MSI parent",
         log=tmp_path / "build.log",
         deadline=Deadline(300, "the foreign MSI parent"),
+        readable=kernel.shown,
         writable={"foreign": work},
     )  # fmt: skip
     return (work / "foreign.ko").read_bytes()
