@@ -33,6 +33,10 @@ _BUILT: Final = tuple(
 """What a build in a tree without git leaves there, as pathspecs: kbuild refuses a tree with it."""
 
 
+_BESIDE: Final = ":(exclude)build"
+"""Our results, when imsh is started in the tree, and what `make O=build` makes: a tree as it is
+would be another one after each run. No kernel has a directory of that name at its top."""
+
 _UNTOUCHED_BY_LINKS: Final = {
     "GIT_CONFIG_COUNT": "1",
     "GIT_CONFIG_KEY_0": "core.trustctime",
@@ -121,7 +125,8 @@ class Checkout:
             shutil.copy2(theirs, index)
         git = self._at(self.tree, "index")
         # The packaged sources of a distribution have a .gitignore that leaves everything out.
-        git("add", "--all", *(() if self.users else ("--force", "--", ".", *_BUILT)))
+        force, built = ((), ()) if self.users else (("--force",), _BUILT)
+        git("add", "--all", *force, "--", ".", _BESIDE, *built)
         return git("write-tree")
 
     def _at(self, work_tree: Path, index: str) -> Git:

@@ -21,6 +21,8 @@ from harness.errors import BuildError, ConfigError
 
 _SUFFIXES: Final = (".patch", ".diff", ".mbox", ".eml")
 _DIFF: Final = re.compile(r"(?m)^(diff --git |--- \S+\n\+\+\+ )")
+_NEWEST: Final = 500
+"""Commits of a branch among which a series of its own is looked for."""
 _FORMAT_PATCH: Final = (
     "format-patch", "--stdout", "--binary", "--full-index", "--no-signature", "--no-stat", "-1",
 )  # fmt: skip
@@ -135,6 +137,26 @@ def apply_series(git: Git, base: str, series: Series) -> list[str]:
             tree = git("write-tree", **index)
             commits.append(git("commit-tree", tree, "-p", commits[-1], "-F", str(message)))
     return commits[1:]
+
+
+def commit_before(git: Git, users: Git, series: Series) -> str | None:
+    """Return the commit that a series is on top of in the user's branch; None: it is not there.
+
+    Told by what the first patch makes of that commit: the very tree of the branch's next one.
+
+    :param git: has the objects of ``users``, and gets those that patches make.
+    """
+    first = series.patches[0]
+    said = users("log", f"--max-count={_NEWEST}", "--no-merges", "--format=%H %P %s")
+    for commit, parent, subject in (line.split(" ", 2) for line in said.splitlines()):
+        if parent and " ".join(subject.split()) == first.subject:
+            try:
+                (made,) = apply_series(git, parent, Series((first,)))
+            except PatchDoesNotApply:
+                continue
+            if git("rev-parse", f"{made}^{{tree}}") == git("rev-parse", f"{commit}^{{tree}}"):
+                return parent
+    return None
 
 
 def _base_hint(series: Series) -> str:

@@ -26,7 +26,7 @@ from harness.build.kernel import DEBUG, KernelArtifact, TreeSource
 from harness.build.module_tree import copy_for_modules
 from harness.build.roots import RootRecipe, Roots, read_packages
 from harness.build.sandbox import SHOWN, Sandbox
-from harness.build.series import Series, apply_series, read_series
+from harness.build.series import Series, apply_series, commit_before, read_series
 from harness.build.toolchain import Toolchain
 from harness.errors import ConfigError
 from harness.host.cache import Cache, digest
@@ -116,6 +116,18 @@ class Trees:
             each = [read_series(origin, checkout.users) for origin in source.series]
         base = next((series.base for series in each if series.base), None)
         return Series(tuple(patch for series in each for patch in series.patches), base)
+
+    def base_in_branch(self, source: TreeSource) -> str | None:
+        """Return the commit that a source's series is on top of in the tree's branch already.
+
+        None when the branch does not have it.
+
+        :raises ConfigError: there is no such series.
+        """
+        series = self.series(source)
+        with self.opened(source) as checkout:
+            users = checkout.users
+            return commit_before(checkout.repository, users, series) if users else None
 
     @contextmanager
     def opened(self, source: TreeSource) -> Iterator[Checkout]:

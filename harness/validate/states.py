@@ -27,7 +27,8 @@ def read_states(trees: Trees, recipe: KernelRecipe, base: str | None, *, per_pat
     """Return what is compared; patches are applied, and nothing is built.
 
     :param recipe: the tree with its series, or without one: then what it has on top of ``base``.
-    :param base: a commit of the tree; None: the tree as it is, which a series goes on top of.
+    :param base: a commit of the tree; None: for a series that the tree's branch has already, the
+        commit before it, else the tree as it is, which the series goes on top of.
     :raises ConfigError: there is no such tree, commit or series, or nothing to compare.
     :raises PatchDoesNotApply: a patch of the series does not.
     """
@@ -39,6 +40,7 @@ def read_states(trees: Trees, recipe: KernelRecipe, base: str | None, *, per_pat
                 "--rev names what is compared, and here that is the series on top of the base",
                 hint="name the base with --base",
             )
+        base = base or trees.base_in_branch(patched)
         patched = replace(patched, revision=base)
         first, *states = trees.states(patched)
     elif base is None:

@@ -54,6 +54,21 @@ def test_what_git_ignores_does_not_count(tree: Path) -> None:
     assert opened(tree).commit_of() == git(tree, "rev-parse", "HEAD")
 
 
+@pytest.mark.parametrize("repository", [True, False], ids=["git", "no git"])
+def test_results_of_ours_in_the_tree_make_it_no_other(tmp_path: Path, repository: bool) -> None:
+    tree = make_tree(tmp_path / "linux")
+    if repository:
+        commit(tree, "first")
+    checkout = opened(tree)
+    before = checkout.repository("rev-parse", f"{checkout.commit_of()}^{{tree}}")
+    for name in ("build/validations/1/series.mbox", "tools/build/Makefile"):
+        (tree / name).parent.mkdir(parents=True)
+        (tree / name).write_text("new\n")
+    found = checkout.commit_of()
+    changed = checkout.repository("diff", "--name-only", before, found)
+    assert changed == "tools/build/Makefile"
+
+
 def test_an_edit_is_taken_back_with_it(tree: Path) -> None:
     checkout = opened(tree)
     change(tree, "two", "2")

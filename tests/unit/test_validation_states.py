@@ -84,6 +84,36 @@ def test_a_series_goes_on_top_of_its_base(work: Work) -> None:
     assert changed_paths(work.trees, work.recipe(None, series), states) == [FILE]
 
 
+def test_a_patch_that_the_branch_has_goes_on_top_of_the_commit_before_it(
+    work: Work, tmp_path: Path
+) -> None:
+    # As `b4 prep --check` hands over each patch of the branch that is checked out.
+    change(work.tree, "five", "FIVE")
+    commit(work.tree, "third: and this")
+    mail = tmp_path / "second.patch"
+    mail.write_text(git(work.tree, "format-patch", "--stdout", "-1", work.tip) + "\n")
+    states = work.read(work.recipe(None, str(mail)), None)
+    first = git(work.tree, "rev-parse", f"{work.tip}~")
+    assert states.base.options == ["--tree", str(work.tree), "--rev", first]
+    assert states.candidates[0].subject.state is not None
+    assert states.candidates[0].subject.state.content == git(
+        work.tree, "rev-parse", f"{work.tip}^{{tree}}"
+    )
+
+
+def test_a_patch_that_only_has_the_name_of_a_commit_goes_on_top_of_the_tree(
+    work: Work, tmp_path: Path
+) -> None:
+    git(work.tree, "checkout", "--quiet", work.base)
+    (work.tree / "Kbuild").write_text("another\n")
+    commit(work.tree, "second: this too")
+    mail = tmp_path / "another.patch"
+    mail.write_text(git(work.tree, "format-patch", "--stdout", "-1") + "\n")
+    git(work.tree, "checkout", "--quiet", work.tip)
+    states = work.read(work.recipe(None, str(mail)), None)
+    assert states.base.options == ["--tree", str(work.tree)]
+
+
 def test_a_series_for_another_base_is_refused_by_name(work: Work) -> None:
     with pytest.raises(PatchDoesNotApply, match="patch 1, 'first: say it louder'"):
         work.read(work.recipe(None, f"{work.base}..{work.tip}"), work.tip)
