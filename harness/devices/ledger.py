@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar, Final
 
-from harness.errors import CheckFailed
+from harness.errors import CheckFailed, DeadlineExpired
 from harness.events.ring import Ring
 from harness.events.stream import Event as StreamEvent
 from harness.events.stream import Writer, now
@@ -181,7 +181,6 @@ class Ledger:
         self.check_peers: Callable[[], None] = lambda: None
         """Raises what has ended: the server, the emulator, the guest. Whoever plugs in sets it."""
         self._lock = threading.Lock()
-        self._changed = threading.Condition(self._lock)
         self._numbers = itertools.count(1)
         self._live: dict[int, Event] = {}  # raised and not yet ended, by sequence number
         # Sent and unanswered, oldest first, by sequence number: all, and those of each interrupt.
@@ -245,7 +244,6 @@ class Ledger:
             self._pending[key] = event
         else:
             self._end(event)
-        self._changed.notify_all()
 
     def _write(self, event: Event) -> None:
         writer = self._writer
@@ -315,7 +313,6 @@ class Ledger:
             self._take_back(event)
             self._answers += 1
             self._end(event)
-            self._changed.notify_all()
             return event
 
     def _find_wrong_answer(
@@ -341,7 +338,6 @@ class Ledger:
         finding = Finding(now(), writer.source, kind, interrupt, sequence, text)
         self._findings.append(finding, FINDING_BYTES + len(text))
         writer.stream.write(finding)
-        self._changed.notify_all()
 
     # The test's side.
 
@@ -368,24 +364,37 @@ class Ledger:
             self._wait_answered([events] if isinstance(events, Event) else list(events), deadline)
 
     def _wait_answered(self, wanted: list[Event], deadline: Deadline) -> None:
-        waiting = (Fate.RAISED, Fate.PENDING, Fate.SENT)
-        with self._lock:
-            while True:
-                if ended := [e for e in wanted if not e.answered and e.fate not in waiting]:
-                    raise CheckFailed(
-                        f"{len(ended)} of {len(wanted)} interrupts will not be answered",
-                        evidence=_list(ended),
-                    )
-                wanted = [event for event in wanted if not event.answered]
-                if not wanted:
+        def answered() -> bool:
+            wanted[:] = _not_yet_answered(wanted)
+            return not wanted
+
+        try:
+            self._wait_until(answered, deadline)
+        except DeadlineExpired:
+            with self._lock:
+                self._find_lost(wanted)
+            raise CheckFailed(
+                f"{deadline.what}: {len(wanted)} interrupts not answered "
+                f"in {deadline.seconds:.1f} s",
+                evidence=_list(wanted),
+            ) from None
+
+    def wait_settled(self, deadline: Deadline) -> None:
+        """Wait until no event is out.
+
+        :raises DeadlineExpired: some are.
+        """
+        self._wait_until(lambda: not self._sent, deadline)
+
+    def _wait_until(self, condition: Callable[[], bool], deadline: Deadline) -> None:
+        """Ask again, under the lock, after each step of an event."""
+        stream = self._writer.stream
+        while True:
+            seen = stream.mark()
+            with self._lock:
+                if condition():
                     return
-                if not self._changed.wait(deadline.remaining()) and deadline.expired:
-                    break
-            self._find_lost(wanted)
-        raise CheckFailed(
-            f"{deadline.what}: {len(wanted)} interrupts not answered in {deadline.seconds:.1f} s",
-            evidence=_list(wanted),
-        )
+            stream.wait(Step, deadline, since=seen)
 
     def _find_lost(self, events: list[Event]) -> None:
         for event in events:
@@ -436,6 +445,20 @@ class Ledger:
         """Return how many events came to each fate, and ``answered``, since the beginning."""
         with self._lock:
             return {fate.value: self._counts[fate] for fate in Fate} | {"answered": self._answers}
+
+
+def _not_yet_answered(events: list[Event]) -> list[Event]:
+    """Return those that may still be answered.
+
+    :raises CheckFailed: some never will.
+    """
+    waiting = (Fate.RAISED, Fate.PENDING, Fate.SENT)
+    if ended := [e for e in events if not e.answered and e.fate not in waiting]:
+        raise CheckFailed(
+            f"{len(ended)} of {len(events)} interrupts will not be answered",
+            evidence=_list(ended),
+        )
+    return [event for event in events if not event.answered]
 
 
 def _list(events: list[Event]) -> str:

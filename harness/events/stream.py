@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Final, TypeVar
@@ -70,10 +71,10 @@ class Stream:
         self._lost = lost
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-        self._waiting = 0
-        self._changes = 0
+        self._awaited: Counter[type[Event]] = Counter()
+        self._wakes = 0
         self._lanes: dict[type[Event], Ring[Event]] = {}
-        self._late: list[Callable[[], None]] = []
+        self._late: list[tuple[Callable[[], None], tuple[type[Event], ...]]] = []
 
     def write(self, event: Event) -> None:
         """Add an event. Never blocks and never fails; safe under any lock of the writer's."""
@@ -83,18 +84,20 @@ class Stream:
             if lane is None:
                 lane = self._lanes[kind] = Ring(kind.LIMIT)
             lane.append(event, event.held())
-            self._changes += 1
-            if self._waiting:
+            if self._awaited[kind]:
                 self._changed.notify_all()
 
-    def ask_late_writer(self, write_new: Callable[[], None]) -> None:
-        """Have somebody write what is new whenever the stream is looked at: a log that is read."""
-        self._late.append(write_new)
+    def ask_late_writer(self, write_new: Callable[[], None], *kinds: type[Event]) -> None:
+        """Have somebody write what is new whenever the stream is looked at: a log that is read.
+
+        :param kinds: what it writes. Who waits for one of these asks it again and again.
+        """
+        self._late.append((write_new, kinds))
 
     def wake(self) -> None:
         """Make every wait ask again whether something was lost."""
         with self._lock:
-            self._changes += 1
+            self._wakes += 1
             self._changed.notify_all()
 
     def mark(self) -> Mark:
@@ -154,10 +157,12 @@ class Stream:
         """
         seen = (self.mark() if since is None else since).ends.get(kind, 0)
         last: E | None = None
+        late = [write_new for write_new, kinds in self._late if kind in kinds]
         while True:
-            self._hear_late_writers()
+            for write_new in late:
+                write_new()
             with self._lock:
-                changes = self._changes
+                wakes = self._wakes
                 lane = self._lanes.get(kind)
                 new = lane.since(seen) if lane else []
                 seen = lane.end if lane else 0
@@ -171,20 +176,24 @@ class Stream:
             if error := self._lost() or lost():
                 raise error
             seconds = deadline.check(f"last seen: {last}" if last else None)
-            self._sleep(min(seconds, LATE_SECONDS) if self._late else seconds, changes)
+            self._sleep(kind, seen, wakes, min(seconds, LATE_SECONDS) if late else seconds)
 
-    def _sleep(self, seconds: float, changes: int) -> None:
-        """Wait for a change beyond those that the caller has seen."""
+    def _sleep(self, kind: type[Event], seen: int, wakes: int, seconds: float) -> None:
+        """Wait for an event of a kind, or a wake, beyond those that the caller has seen."""
+
+        def news() -> bool:
+            lane = self._lanes.get(kind)
+            return self._wakes != wakes or (lane is not None and lane.end != seen)
+
         with self._lock:
-            self._waiting += 1
+            self._awaited[kind] += 1
             try:
-                if self._changes == changes:
-                    self._changed.wait(seconds)
+                self._changed.wait_for(news, seconds)
             finally:
-                self._waiting -= 1
+                self._awaited[kind] -= 1
 
     def _hear_late_writers(self) -> None:
-        for write_new in self._late:
+        for write_new, _ in self._late:
             write_new()
 
 

@@ -107,6 +107,7 @@ def running_machine(
         )
         ends.close_theirs()
         watch = Watch(spec.name, process, vitals, events)
+        stack.enter_context(vitals.on_loss(events.wake))
         with _launch_failures(process, argv):
             console = stack.enter_context(watch.console(ends.console[0], alarm))
             qmp = stack.enter_context(watch.monitor(ends.monitor[0]))
@@ -128,7 +129,6 @@ def running_machine(
             stack.callback(machine.quit)
             if saved:
                 machine.continue_from(saved)
-        stack.enter_context(vitals.on_loss(events.wake))
         yield machine
 
 

@@ -175,9 +175,10 @@ class Machine:
         """
         self.vitals.check()
         deadline = deadline or Deadline(20.0, f"the removal of {identifier}")
-        with self.qmp.events("DEVICE_DELETED") as events:
+        with self.qmp.expecting(
+            "DEVICE_DELETED", deadline, lambda data: data.get("device") == identifier
+        ):
             self.qmp.execute("device_del", {"id": identifier}, deadline=deadline)
-            events.wait(deadline, lambda event: event.data.get("device") == identifier)
 
     def pause(self) -> None:
         """Stop the virtual CPUs."""
@@ -215,9 +216,8 @@ class Machine:
         self._require(State.READY, "power the guest off")
         deadline = deadline or Deadline(20.0, "the guest's power-off")
         self._watch.expect_shutdown()
-        with self.qmp.events("SHUTDOWN") as events:
+        with self.qmp.expecting("SHUTDOWN", deadline):
             yield
-            events.wait(deadline)
         self._enter(State.OFF)
 
     def quit(self) -> None:

@@ -11,23 +11,17 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 import contextlib
-import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
-from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError, Runstate
+from qemu.qmp import ExecuteError, Message, QMPClient, QMPError, Runstate
 
 from harness.errors import HarnessError, ProtocolError
-from harness.events.stream import Event as StreamEvent
-from harness.events.stream import Stream, now
+from harness.events.stream import Event, Stream, now
 from harness.host.deadline import Deadline
-
-T = TypeVar("T")
-
-log = logging.getLogger(__name__)
 
 COMMAND_SECONDS: Final = 20.0
 """How long a monitor command may take unless its caller says otherwise."""
@@ -44,17 +38,8 @@ class MonitorCommandError(HarnessError):
 
 
 @dataclass(frozen=True, slots=True)
-class Event:
-    """Something QEMU announced; ``seconds`` is its clock when it happened."""
-
-    name: str
-    data: Mapping[str, Any]
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class MonitorMessage(StreamEvent):
-    """A command, its answer, or something that QEMU announced."""
+class MonitorMessage(Event):
+    """A command, or its answer."""
 
     arrow: str
     """``"->"``: to QEMU, ``"<-"``: from it."""
@@ -69,35 +54,64 @@ class MonitorMessage(StreamEvent):
         return f"{self.arrow} {self.text}"
 
 
+@dataclass(frozen=True, slots=True)
+class MonitorEvent(Event):
+    """Something that QEMU announced."""
+
+    name: str
+    data: Mapping[str, Any]
+    text: str
+    """JSON, as it came."""
+
+    def held(self) -> int:
+        """Return the bytes that this takes, ``data`` about twice the text."""
+        return self.BYTES + 3 * len(self.text)
+
+    def __str__(self) -> str:
+        return f"<- {self.text}"
+
+
 class _RecordingClient(QMPClient):
     """The library's client, writing each message into the stream as it passes."""
 
-    def __init__(self, events: Stream):
+    def __init__(self, events: Stream, on_event: Callable[[MonitorEvent], None]):
         super().__init__("imsh")
         self._events = events
-
-    def _record(self, arrow: str, message: Message) -> None:
-        text = bytes(message).decode(errors="replace").rstrip()
-        self._events.write(MonitorMessage(now(), "monitor", arrow, text))
+        self._on_event = on_event
 
     def _cb_outbound(self, msg: Message) -> Message:
-        self._record("->", msg)
+        self._events.write(MonitorMessage(now(), "monitor", "->", _text(msg)))
         return super()._cb_outbound(msg)
 
     def _cb_inbound(self, msg: Message) -> Message:
-        self._record("<-", msg)
+        if "event" in msg:
+            data: Any = msg.get("data", {})
+            event = MonitorEvent(now(), "monitor", str(msg["event"]), data, _text(msg))
+            self._events.write(event)
+            self._on_event(event)
+        else:
+            self._events.write(MonitorMessage(now(), "monitor", "<-", _text(msg)))
         return super()._cb_inbound(msg)
+
+
+def _text(message: Message) -> str:
+    return bytes(message).decode(errors="replace").rstrip()
 
 
 class QmpSession:
     """A negotiated monitor session, made by :func:`qmp_session`. Any thread may call it."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, client: QMPClient, gone: Callable[[], HarnessError]
+        self,
+        loop: asyncio.AbstractEventLoop,
+        client: QMPClient,
+        gone: Callable[[], HarnessError],
+        events: Stream,
     ):
         self._loop = loop
         self._client = client
         self._gone = gone
+        self._events = events
 
     def execute(
         self,
@@ -137,76 +151,30 @@ class QmpSession:
         return str(answer).replace("\r\n", "\n")
 
     @contextlib.contextmanager
-    def events(self, *names: str) -> Iterator[EventQueue]:
-        """Hold a queue of the events of these names (all, when none is given) from here on."""
-        listener = EventListener(names or None)
+    def expecting(
+        self,
+        name: str,
+        deadline: Deadline,
+        accept: Callable[[Mapping[str, Any]], bool] = lambda _: True,
+    ) -> Iterator[None]:
+        """Hold what makes QEMU announce an event; leaving waits for it.
 
-        async def change(action: Callable[[EventListener], None]) -> None:
-            action(listener)
-
-        self._call(change(self._client.register_listener))
-        try:
-            yield EventQueue(self, listener)
-        finally:
-            # The loop outlives the session's users: qmp_session is left last.
-            self._call(change(self._client.remove_listener))
-
-    def _call(self, coroutine: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(COMMAND_SECONDS)
-
-    async def _next_event(self, listener: EventListener, seconds: float) -> Message:
-        """Return the next event; ends with QMPError when the session does."""
-        event = asyncio.ensure_future(listener.get())
-        ended = asyncio.ensure_future(self._ended())
-        try:
-            await asyncio.wait({event, ended}, timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-            if event.done():
-                return event.result()
-            if ended.done():
-                raise QMPError("the session has ended")
-            raise TimeoutError
-        finally:
-            event.cancel()
-            ended.cancel()
-
-    async def _ended(self) -> None:
-        while self._client.runstate is Runstate.RUNNING:
-            await self._client.runstate_changed()
-
-
-class EventQueue:
-    """Events in the order in which QEMU announced them."""
-
-    def __init__(self, session: QmpSession, listener: EventListener):
-        self._session = session
-        self._listener = listener
-
-    def wait(self, deadline: Deadline, accept: Callable[[Event], bool] = lambda _: True) -> Event:
-        """Return the next event that is accepted; others before it are dropped.
-
-        :raises DeadlineExpired: none came.
+        :param accept: whether the event with this data is the one.
+        :raises DeadlineExpired: it did not come.
         :raises HarnessError: QEMU ended.
         """
-        session = self._session
-        while True:
-            future = asyncio.run_coroutine_threadsafe(
-                session._next_event(self._listener, deadline.remaining()), session._loop
-            )
-            try:
-                event = _event(future.result())
-            except TimeoutError:
-                raise deadline.error() from None
-            except (QMPError, concurrent.futures.CancelledError) as error:
-                raise session._gone() from error
-            if accept(event):
-                return event
+        begin = self._events.mark()
+        yield
+        self._events.wait(
+            MonitorEvent,
+            deadline,
+            lambda event: event.name == name and accept(event.data),
+            since=begin,
+            lost=self._lost,
+        )
 
-
-def _event(message: Message) -> Event:
-    fields: Mapping[str, Any] = message
-    stamp = fields["timestamp"]
-    seconds = stamp["seconds"] + stamp["microseconds"] / 1e6
-    return Event(fields["event"], fields.get("data", {}), seconds)
+    def _lost(self) -> HarnessError | None:
+        return None if self._client.runstate is Runstate.RUNNING else self._gone()
 
 
 @contextlib.contextmanager
@@ -215,7 +183,7 @@ def qmp_session(
     *,
     deadline: Deadline,
     gone: Callable[[], HarnessError],
-    on_event: Callable[[Event], None] | None = None,
+    on_event: Callable[[MonitorEvent], None] = lambda _: None,
     events: Stream | None = None,
 ) -> Iterator[QmpSession]:
     """Hold a monitor session over a connected socket, which is owned and closed by it.
@@ -232,13 +200,12 @@ def qmp_session(
         stack.callback(connection.close)
         thread.start()
         stack.callback(_stop_loop, loop, thread)
-        client = _RecordingClient(events or Stream())
-        if on_event:
-            listen = _forward_events(client, on_event)
-            stack.callback(asyncio.run_coroutine_threadsafe(listen, loop).cancel)
+        events = events or Stream()
+        client = _RecordingClient(events, on_event)
         _connect(loop, client, connection, deadline, gone)
         stack.callback(_disconnect, loop, client)
-        yield QmpSession(loop, client, gone)
+        asyncio.run_coroutine_threadsafe(_tell_end(client, events), loop)
+        yield QmpSession(loop, client, gone, events)
 
 
 def _connect(
@@ -260,10 +227,10 @@ def _connect(
         raise ProtocolError(f"the monitor does not speak QMP: {cause}") from error
 
 
-async def _forward_events(client: QMPClient, on_event: Callable[[Event], None]) -> None:
-    with client.listener() as listener:
-        async for message in listener:
-            on_event(_event(message))
+async def _tell_end(client: QMPClient, events: Stream) -> None:
+    while client.runstate is Runstate.RUNNING:
+        await client.runstate_changed()
+    events.wake()
 
 
 def _disconnect(loop: asyncio.AbstractEventLoop, client: QMPClient) -> None:

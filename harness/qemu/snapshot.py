@@ -142,9 +142,10 @@ def _migrate(
     qmp.execute("migrate-set-capabilities", {"capabilities": capabilities})
     address = {"transport": "file", "filename": str(state), "offset": 0}
     channels = [{"channel-type": "main", "addr": address}]
-    with qmp.events("MIGRATION") as events:
+    with qmp.expecting(
+        "MIGRATION", deadline, lambda data: data["status"] in ("completed", "failed")
+    ):
         qmp.execute(command, {"channels": channels, **options})
-        events.wait(deadline, lambda event: event.data["status"] in ("completed", "failed"))
     answer = qmp.execute("query-migrate")
     if answer["status"] != "completed":
         raise HarnessError(f"{command}: {answer.get('error-desc', answer['status'])}")

@@ -143,7 +143,7 @@ class TraceLog:
         self._lock = threading.Lock()
         self._new = TraceTail(path)
         self._holders = 0
-        events.ask_late_writer(self._write_new)
+        events.ask_late_writer(self._write_new, EmulatedAccess, TraceLine)
 
     def _write_new(self) -> None:
         with self._lock:

@@ -18,7 +18,7 @@ from harness.events.stream import Stream
 from harness.host.deadline import Deadline
 from harness.host.process import Process, tail_of_file
 from harness.qemu.console import Console, watched_console
-from harness.qemu.qmp import Event, QmpSession, qmp_session
+from harness.qemu.qmp import MonitorEvent, QmpSession, qmp_session
 from harness.qemu.vitals import Vitals
 
 log = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ class Watch:
             GuestPanic(f"{kind} in the guest: {line.strip()}", evidence=self._console_tail())
         )
 
-    def _on_event(self, event: Event) -> None:
+    def _on_event(self, event: MonitorEvent) -> None:
         log.debug("%s: %s %s", self._name, event.name, event.data)
         tail = self._console_tail()
         if event.name == "GUEST_PANICKED":

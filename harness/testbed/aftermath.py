@@ -19,7 +19,7 @@ from typing import Final
 
 from harness.errors import CheckFailed, DeadlineExpired
 from harness.guest.control import ControlError
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline
 from harness.spec.vtd import FaultStatus
 from harness.testbed.plugged import PluggedFunction
 
@@ -48,7 +48,7 @@ def check_settled(function: PluggedFunction, leaves: Collection[Leftover]) -> No
     ledger = function.model.ledger
     if Leftover.EVENTS not in leaves:
         try:
-            wait_until(lambda: not ledger.unanswered, Deadline(SETTLE_SECONDS, "quiet"))
+            ledger.wait_settled(Deadline(SETTLE_SECONDS, "quiet"))
         except DeadlineExpired:
             function.check_alive()
         ledger.assert_quiet()

@@ -12,6 +12,7 @@ import pytest
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ledger import Event
 from harness.errors import CheckFailed, GuestPanic, ProtocolError, QemuExited, Verdict
+from harness.events.stream import Stream
 from harness.host.deadline import Deadline
 from harness.qemu.vitals import Vitals
 from harness.report.verdict import verdict_of
@@ -36,6 +37,12 @@ class Setup:
 
     def wait(self) -> None:
         self.function.ledger.wait_answered(self.event, Deadline(NEVER, "the answer"))
+
+    def wait_long(self) -> None:
+        self.function.ledger.wait_answered(self.event, Deadline(30, "the answer"))
+
+    def wait_for_burst(self) -> None:
+        self.function.burst(Store.MSI, [0], 2).wait(Deadline(30, "the burst"))
 
     def quiet(self) -> None:
         self.function.ledger.assert_quiet()
@@ -80,6 +87,20 @@ def test_a_lost_machine_is_blamed_first(
     setup.vitals.lose(lost)
     with pytest.raises(type(lost), match=lost.message):
         wait(setup)
+
+
+@pytest.mark.parametrize("wait", [Setup.wait_long, Setup.wait_for_burst])
+def test_a_wait_ends_with_the_machine_and_not_with_its_time(
+    setup: Setup, wait: Callable[[Setup], None]
+) -> None:
+    stream = Stream(lost=lambda: setup.vitals.error)
+    setup.function.writer.join(stream, "function0")
+    lost = threading.Timer(0.1, setup.vitals.lose, [QemuExited("it crashed")])
+    lost.start()
+    with setup.vitals.on_loss(stream.wake), pytest.raises(QemuExited) as raised:
+        wait(setup)
+    assert raised.value.__context__ is None, "found when the time was over"
+    lost.join()
 
 
 def test_qemus_end_is_blamed_that_is_known_after_its_connection_has_closed(setup: Setup) -> None:

@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import pytest
@@ -15,7 +15,13 @@ import pytest
 from harness.errors import DeadlineExpired, HarnessError, ProtocolError, QemuExited
 from harness.events.stream import Stream
 from harness.host.deadline import Deadline
-from harness.qemu.qmp import Event, MonitorCommandError, MonitorMessage, QmpSession, qmp_session
+from harness.qemu.qmp import (
+    MonitorCommandError,
+    MonitorEvent,
+    MonitorMessage,
+    QmpSession,
+    qmp_session,
+)
 
 GREETING = {
     "QMP": {
@@ -145,58 +151,55 @@ def test_after_the_end_every_command_says_so(qmp: QmpSession) -> None:
 def test_the_end_of_qemu_ends_a_wait_for_an_event(qmp: QmpSession, peer: Peer) -> None:
     timer = threading.Timer(0.05, peer.close)
     timer.start()
-    with qmp.events("STOP") as events, pytest.raises(QemuExited):
-        events.wait(Deadline(5, "STOP"))
+    with pytest.raises(QemuExited), qmp.expecting("STOP", Deadline(5, "STOP")):
+        pass
     timer.join()
 
 
-def test_events_come_in_order_and_only_those_asked_for(qmp: QmpSession, peer: Peer) -> None:
-    with qmp.events("STOP", "RESUME") as events:
-        for name in ("STOP", "RESET", "RESUME"):
-            peer.announce(name)
-        names = [events.wait(Deadline(5, "an event")).name for _ in range(2)]
-    assert names == ["STOP", "RESUME"]
-
-
-def test_an_event_carries_its_data_and_time(qmp: QmpSession, peer: Peer) -> None:
-    with qmp.events("SHUTDOWN") as events:
-        peer.announce("SHUTDOWN", guest=True)
-        assert events.wait(Deadline(5, "SHUTDOWN")) == Event("SHUTDOWN", {"guest": True}, 100.5)
-
-
 def test_a_wait_takes_the_event_that_is_accepted(qmp: QmpSession, peer: Peer) -> None:
-    with qmp.events("DEVICE_DELETED") as events:
-        for device in ("a", "b"):
-            peer.announce("DEVICE_DELETED", device=device)
-        event = events.wait(Deadline(5, "b's end"), lambda event: event.data["device"] == "b")
-    assert event.data["device"] == "b"
+    asked = []
 
+    def accept(data: Mapping[str, Any]) -> bool:
+        asked.append(data["device"])
+        return asked == ["a", "b"]
 
-def test_a_wait_for_an_event_expires(qmp: QmpSession) -> None:
-    with qmp.events("STOP") as events, pytest.raises(DeadlineExpired, match="the stop"):
-        events.wait(Deadline(0.05, "the stop"))
-
-
-def test_events_without_data_are_events_too(qmp: QmpSession, peer: Peer) -> None:
-    with qmp.events() as events:
-        peer.tell({"event": "RESUME", "timestamp": {"seconds": 1, "microseconds": 0}})
-        assert events.wait(Deadline(5, "an event")) == Event("RESUME", {}, 1.0)
-
-
-def test_every_event_is_forwarded(ends: tuple[socket.socket, socket.socket], peer: Peer) -> None:
-    seen: list[str] = []
-    both = threading.Event()
-
-    def on_event(event: Event) -> None:
-        seen.append(event.name)
-        if len(seen) == 2:
-            both.set()
-
-    with session(ends, on_event=on_event):
-        peer.announce("RESET")
+    with qmp.expecting("DEVICE_DELETED", Deadline(5, "b's end"), accept):
         peer.announce("STOP")
-        assert both.wait(5)
-    assert seen == ["RESET", "STOP"]
+        for device in ("a", "b", "c"):
+            peer.announce("DEVICE_DELETED", device=device)
+    assert asked == ["a", "b"]
+
+
+def test_what_was_announced_before_is_not_what_is_expected(qmp: QmpSession, peer: Peer) -> None:
+    peer.announce("STOP")
+    qmp.execute("ping")
+    expired = pytest.raises(DeadlineExpired, match="the stop")
+    with expired, qmp.expecting("STOP", Deadline(0.05, "the stop")):
+        peer.announce("RESUME")
+
+
+def test_nothing_is_waited_for_when_what_should_cause_it_fails(qmp: QmpSession) -> None:
+    with pytest.raises(MonitorCommandError), qmp.expecting("STOP", Deadline(5, "the stop")):
+        qmp.execute("fail")
+
+
+def test_events_are_in_the_stream_and_forwarded_in_order(
+    ends: tuple[socket.socket, socket.socket], peer: Peer
+) -> None:
+    forwarded: list[MonitorEvent] = []
+    events = Stream()
+    with (
+        session(ends, on_event=forwarded.append, events=events) as qmp,
+        qmp.expecting("RESUME", Deadline(5, "an event")),
+    ):
+        peer.announce("SHUTDOWN", guest=True)
+        peer.tell({"event": "RESUME", "timestamp": {"seconds": 1, "microseconds": 0}})
+    assert [(event.name, event.data) for event in forwarded] == [
+        ("SHUTDOWN", {"guest": True}),
+        ("RESUME", {}),
+    ]
+    assert events.of(MonitorEvent) == forwarded
+    assert str(forwarded[1]).startswith('<- {"event"')
 
 
 def test_the_stream_has_both_directions(

@@ -137,7 +137,7 @@ def test_who_writes_late_is_asked_by_views_and_waits() -> None:
         while log:
             say(stream, log.pop(0))
 
-    stream.ask_late_writer(write_new)
+    stream.ask_late_writer(write_new, Word)
     log.append("one")
     mark = stream.mark()
     assert [word.text for word in stream.of(Word)] == ["one"]

@@ -177,7 +177,12 @@ class ImsFunction:
         if self._burst is not None and not self._burst.over:
             raise ValueError("a burst is under way already")
         burst = self._burst = Burst(
-            self.raise_interrupt, store, indices, count, self.ledger.blaming_the_guest
+            self.raise_interrupt,
+            store,
+            indices,
+            count,
+            self.ledger.blaming_the_guest,
+            self.writer,
         )
         burst.start()
         return burst
