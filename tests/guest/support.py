@@ -50,6 +50,11 @@ def deliver_all(plugged: PluggedFunction, store: Store, indices: range) -> None:
     plugged.model.ledger.wait_answered(events, Deadline(60, f"{store.name} {indices}"))
 
 
+def other_cpu(plugged: PluggedFunction, cpu: int) -> int:
+    """Return another CPU than this one."""
+    return (cpu + 1) % plugged.machine.spec.cpus
+
+
 def runs(plugged: PluggedFunction, store: Store, index: int) -> int:
     """Return how often the guest's handler has run for an interrupt."""
     return sum(plugged.control.interrupt(store, index).counts)

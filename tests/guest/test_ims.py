@@ -111,6 +111,7 @@ def test_a_work_descriptor_raises_the_interrupt_it_names(ims_device: PluggedFunc
     model.ledger.assert_quiet()
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("A6")
 @pytest.mark.device(ims_mapped=True)
 @pytest.mark.parametrize(

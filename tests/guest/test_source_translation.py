@@ -15,7 +15,7 @@ from harness.spec.msi import CompatibilityMessage, Message
 from harness.spec.pci import RequesterId
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import as_without_remapping, deliver, runs
+from tests.guest.support import as_without_remapping, deliver, other_cpu, runs
 
 pytestmark = [
     pytest.mark.capability("D11"),
@@ -90,7 +90,7 @@ def test_a_move_looks_like_a_new_interrupt_and_the_old_one_stays_for_good(
     ims_device.set_up(Store.IMS, 1)
     compose(ims_device, 0)
     deliver(ims_device, Store.IMS, 0)
-    ims_device.move(Store.IMS, 1 - ims_device.control.interrupt(Store.IMS).cpu)
+    ims_device.move(Store.IMS, other_cpu(ims_device, ims_device.control.interrupt(Store.IMS).cpu))
     compose(ims_device, 0)  # the store has to change with the route
     event = blocked(ims_device, 0)
     assert "the host has no interrupt left" in event.reason

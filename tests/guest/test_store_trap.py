@@ -13,7 +13,7 @@ from harness.spec.interrupt import Store
 from harness.spec.msi import CompatibilityMessage, Message, RemappableMessage
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.trapped_stores import TrappedStores
-from tests.guest.support import as_without_remapping, deliver
+from tests.guest.support import as_without_remapping, deliver, other_cpu
 
 pytestmark = [pytest.mark.capability("E2"), pytest.mark.shared_vm("module")]
 
@@ -88,7 +88,7 @@ def test_what_a_guest_without_remapping_composes_is_translated_and_moves_with_it
     old = entry.route
     assert Route.of(compatibility(read_back(ims_device, store))) == old
 
-    ims_device.move(store, cpu=1 - ims_device.control.interrupt(store).cpu)
+    ims_device.move(store, other_cpu(ims_device, ims_device.control.interrupt(store).cpu))
     assert on_the_wire(ims_device, trapped, store) == pair, "the host's pair stays"
     assert entry.route != old
     assert Route.of(compatibility(read_back(ims_device, store))) == entry.route

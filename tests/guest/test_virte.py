@@ -14,12 +14,13 @@ from harness.spec.hypercall import CallStatus, Operation
 from harness.spec.interrupt import Store
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import Virte, bind, deliver, unbind
+from tests.guest.support import Virte, bind, deliver, other_cpu, unbind
 
 pytestmark = pytest.mark.shared_vm("module")
 by_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D2", "D3")
 @by_store
 def test_interrupts_of_each_store_are_mapped_delivered_moved_and_given_back(
@@ -57,13 +58,15 @@ def test_both_ways_of_delivery_work_and_a_slow_host_is_waited_for(
     assert (virte.model.partition.host.handled == 4) == (path is DeliveryPath.HOST_HANDLER)
 
 
+@pytest.mark.cpus(2)
 def test_a_call_is_one_trapped_access(virte: Virte, device: PluggedFunction) -> None:
     device.set_up(Store.IMS, 1)
     deliver(device, Store.IMS, 0)
+    cpu = other_cpu(device, device.control.interrupt(Store.IMS).cpu)
     mark = virte.model.accesses.mark()
     calls = len(virte.model.calls)
     with device.trapped() as traps:
-        device.move(Store.IMS, 1)
+        device.move(Store.IMS, cpu)
     counts = virte.model.accesses.counts_since(mark)
     made = list(virte.model.calls)[calls:]
     assert {call.request.operation for call in made} == {Operation.RETARGET}

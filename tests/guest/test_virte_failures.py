@@ -16,7 +16,16 @@ from harness.spec.hypercall import CallStatus, Operation
 from harness.spec.interrupt import Store
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import Virte, bind, deliver, fence, runs, store_message, unbind
+from tests.guest.support import (
+    Virte,
+    bind,
+    deliver,
+    fence,
+    other_cpu,
+    runs,
+    store_message,
+    unbind,
+)
 
 pytestmark = pytest.mark.shared_vm("module")
 by_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
@@ -111,6 +120,7 @@ def test_a_host_out_of_interrupts_fails_the_drivers_own_call(
     deliver(device, Store.MSIX, 0)
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D3")
 @by_store
 def test_a_failed_move_is_an_error_and_the_old_cpu_keeps_the_interrupt(
@@ -120,15 +130,16 @@ def test_a_failed_move_is_an_error_and_the_old_cpu_keeps_the_interrupt(
     stored = device.message(store, 0)
     old = device.model.raise_and_wait(store, 0, Deadline(10, "one before")).cpu
     assert old is not None
+    new = other_cpu(device, old)
     policy.fail(Operation.RETARGET, CallStatus.NO_HANDLES)
     with pytest.raises(ControlError, match="No space left"):
-        device.control.move(store, 1 - old)
+        device.control.move(store, new)
     for _ in range(5):
         assert device.model.raise_and_wait(store, 0, Deadline(10, "one after")).cpu == old
     assert device.control.interrupt(store, 0).cpu == old
     assert device.message(store, 0) == stored
-    device.move(store, 1 - old)
-    assert device.model.raise_and_wait(store, 0, Deadline(10, "one moved")).cpu == 1 - old
+    device.move(store, new)
+    assert device.model.raise_and_wait(store, 0, Deadline(10, "one moved")).cpu == new
 
 
 @pytest.mark.capability("D4")

@@ -17,6 +17,7 @@ VECTORS = 4
 INTERRUPTS = 1000
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D3")
 @by_store
 def test_interrupts_in_flight_survive_moves(
@@ -35,12 +36,13 @@ def test_interrupts_in_flight_survive_moves(
     assert moves > 2
     found = device.control.interrupts(store)
     assert sum(sum(item.counts) for item in found) == INTERRUPTS
-    assert [item.index for item in found if not min(item.counts)] == []
+    assert [item.index for item in found if not min(item.counts[:2])] == []
     device.model.ledger.assert_quiet()
     assert virte.model.partition.host.blocked.total() == 0
     assert [device.message(store, index) for index in range(VECTORS)] == pairs
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D3", "B3")
 def test_a_cpu_that_goes_takes_no_interrupt_along(
     vm: Vm, virte: Virte, device: PluggedFunction
@@ -56,7 +58,7 @@ def test_a_cpu_that_goes_takes_no_interrupt_along(
         for store in (Store.MSIX, Store.IMS):
             for index in range(VECTORS):
                 deadline = Deadline(10, f"{store.name} {index} on the CPU that stays")
-                assert device.model.raise_and_wait(store, index, deadline).cpu == 0
+                assert device.model.raise_and_wait(store, index, deadline).cpu != 1
         device.model.ledger.assert_quiet()
         assert virte.model.partition.host.blocked.total() == 0
     finally:

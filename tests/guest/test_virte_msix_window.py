@@ -48,6 +48,7 @@ def table_accesses(device: PluggedFunction) -> list[StoreAccess]:
     return [access for access in traps.accesses(Store.MSIX) if access.index is not None]
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("E4")
 def test_the_msix_table_is_mapped_between_grant_and_release(vm: Vm) -> None:
     door = VirteFunction(Host(64, time.monotonic))

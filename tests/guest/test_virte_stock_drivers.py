@@ -24,7 +24,11 @@ from harness.testbed.lender import SHARED_PORTS
 from harness.testbed.vm import Vm
 from tests.guest.support import Virte, bind, unbind
 
-pytestmark = [pytest.mark.shared_vm("module"), pytest.mark.capability("D7")]
+pytestmark = [
+    pytest.mark.shared_vm("module"),
+    pytest.mark.capability("D7"),
+    pytest.mark.cpus(2),
+]
 
 LAST_PORTS = [f"port{SHARED_PORTS - number}" for number in (1, 2)]
 """Tests take a function each: these ports are never reached."""
@@ -56,7 +60,8 @@ class Interrupts:
         return wait_until(self.entries, Deadline(20, "interrupts of the driver"))
 
     def numbers(self) -> list[str]:
-        return self.vm.ssh.run(f"ls /sys/bus/pci/devices/{self.slot}/msi_irqs").stdout.split()
+        listed = self.vm.ssh.run(f"ls /sys/bus/pci/devices/{self.slot}/msi_irqs").stdout
+        return sorted(listed.split(), key=int)
 
 
 @pytest.fixture

@@ -11,13 +11,14 @@ from harness.hypervisor.policy import Policy, StormLimit
 from harness.spec.hypercall import CallStatus, Operation
 from harness.spec.interrupt import Store
 from harness.testbed.plugged import PluggedFunction
-from tests.guest.support import Virte, deliver
+from tests.guest.support import Virte, deliver, other_cpu
 
 pytestmark = pytest.mark.shared_vm("module")
 
 LIMIT = 20
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D10")
 def test_a_quenched_interrupt_is_blocked_until_the_guest_has_learnt_of_it_and_revived_it(
     virte: Virte, policy: Policy, device: PluggedFunction
@@ -43,7 +44,7 @@ def test_a_quenched_interrupt_is_blocked_until_the_guest_has_learnt_of_it_and_re
     # The guest learns of it from the answer to whatever it calls for next.
     assert not asked(Operation.QUERY)
     assert not asked(Operation.REVIVE)
-    device.move(Store.IMS, 1, 2)
+    device.move(Store.IMS, other_cpu(device, device.control.interrupt(Store.IMS, 2).cpu), 2)
     wait_until(lambda: quenched.quenched_at is None, Deadline(5, "the revival"))
     assert asked(Operation.QUERY)
     # A host that refuses is asked again, as one that wants to wait.

@@ -25,7 +25,7 @@ from harness.spec.hypercall import CallStatus, Operation
 from harness.spec.interrupt import InterruptName, Store
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import Virte, bind, unbind
+from tests.guest.support import Virte, bind, other_cpu, unbind
 
 HANDLES: Final = 12
 """So few that they run out and come back."""
@@ -199,7 +199,7 @@ class DrivenGuest(RuleBasedStateMachine):
         blocked.clear()
         self.quiet_since = self.device.model.ledger.mark()
         with self.operation():
-            self.device.control.move(name.store, 1 - self.cpu(name), name.index)
+            self.device.control.move(name.store, other_cpu(self.device, self.cpu(name)), name.index)
         wait_until(lambda: entry.quenched_at is None, Deadline(SECONDS, "the revival"))
         self.deliver(name)
 
