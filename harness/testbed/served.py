@@ -12,7 +12,7 @@ from harness.devices.delivery import MessageGate, OpenGate
 from harness.devices.virte_function.function import VirteFunction
 from harness.errors import CheckFailed, HarnessError, ProtocolError
 from harness.events.stream import Writer
-from harness.host.deadline import Deadline
+from harness.host.deadline import Deadline, timeout_factor
 from harness.host.workspace import nameless_listener
 from harness.qemu.command import vfio_user_device
 from harness.qemu.machine import Machine
@@ -32,6 +32,10 @@ from harness.vfio_user.server import DeviceServer, device_server
 
 GONE_SECONDS: Final = 5.0
 """How long a server may take to release a client that has gone."""
+
+REPLY_SECONDS: Final = 5.0
+"""How long QEMU waits for a reply of the server's, as it does by itself (hw/vfio-user/pci.c,
+x-msg-timeout). It then reads ones in its place, and the guest's kernel would be blamed for them."""
 
 
 class PciFunction(Device, Protocol):
@@ -212,5 +216,6 @@ def served_function(
             writer=model.writer,
         ) as server,
     ):
-        machine.plug(vfio_user_device(place.identifier, path, port=f"port{place.number}"))
+        client = vfio_user_device(place.identifier, path, port=f"port{place.number}")
+        machine.plug({**client, "x-msg-timeout": round(1000 * REPLY_SECONDS * timeout_factor())})
         yield ServedFunction(place, model, server, doors)

@@ -9,7 +9,7 @@ import pytest
 
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline, timeout_factor, wait_until
 from harness.spec.interrupt import Store
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
@@ -72,6 +72,15 @@ def test_a_function_is_refused_the_other_ones_irte(pair: Pair, sender: int) -> N
     deliver(owner, Store.IMS, 2)
     store_message(thief, 2, own)
     deliver(thief, Store.IMS, 2)
+
+
+@pytest.mark.kernel("debian-6.12")
+@pytest.mark.machine("caching")
+def test_a_reply_of_ours_is_waited_for_as_long_as_all_else(vm: Vm, pair: Pair) -> None:
+    for function in pair:
+        path = f"/machine/peripheral/{function.place.identifier}"
+        asked = {"path": path, "property": "x-msg-timeout"}
+        assert vm.machine.qmp.execute("qom-get", asked) == round(5000 * timeout_factor())
 
 
 def test_a_driver_is_found_by_its_function_and_not_by_its_order(pair: Pair) -> None:
