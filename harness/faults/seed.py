@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Protocol
 
 from harness.errors import HarnessError, MissingRequirement
@@ -17,13 +19,18 @@ from harness.faults.change import Change, altered
 from harness.faults.code import Line, disassemble
 from harness.faults.place import Place
 from harness.guest.symbols import PATH, Function, Symbols, parse_symbols
+from harness.host.cache import Cache, cache_directory, digest
+from harness.host.progress import Progress
 from harness.qemu.gdb import StoppedGuest, stopped_guest
+from harness.testbed.snapshots import RESTORED_BOOT_LOG
 from harness.testbed.vm import Vm
 
 log = logging.getLogger(__name__)
 
 SYMBOLS_SECONDS: Final = 60.0
 """Bound of reading the kernel's symbols: some 150,000 lines."""
+
+_SYMBOLS: Final = "symbols"
 
 LARGEST: Final = 0x4000
 """No function that is looked into is larger."""
@@ -52,7 +59,7 @@ class Patch:
 
     @contextlib.contextmanager
     def sown(self, vm: Vm) -> Iterator[str]:
-        symbols = parse_symbols(vm.host.read_file(PATH, seconds=SYMBOLS_SECONDS))
+        symbols = _symbols(vm)
         with stopped_guest(vm.machine) as guest:
             lines = _find(self.place, symbols, guest)
             for line in lines:
@@ -66,6 +73,29 @@ class Patch:
                 with stopped_guest(vm.machine) as guest:
                     for line in lines:
                         guest.write(line.address, line.code)
+
+
+def _symbols(vm: Vm) -> Symbols:
+    """Return the symbols of a guest's kernel, which are read once for all that have its boot.
+
+    To read them takes an emulated guest seconds. They stand at the same addresses in every guest
+    that is continued from one snapshot, and no two boots have the same log, with its times.
+    """
+
+    def read() -> str:
+        return vm.host.read_file(PATH, seconds=SYMBOLS_SECONDS)
+
+    boot = vm.machine.workspace.path(RESTORED_BOOT_LOG)
+    if not boot.exists():  # booted for this test alone
+        return parse_symbols(read())
+
+    def make(directory: Path, record: Path) -> None:
+        (directory / _SYMBOLS).write_text(read())
+
+    cache = Cache(cache_directory(), Progress(sys.stderr))
+    key = digest(boot.read_bytes(), vm.host.read_file("/proc/modules"))
+    found = cache.provide(_SYMBOLS, vm.guest.kernel.name, key, make)
+    return parse_symbols((found / _SYMBOLS).read_text())
 
 
 def _find(place: Place, symbols: Symbols, guest: StoppedGuest) -> list[Line]:

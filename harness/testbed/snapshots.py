@@ -47,6 +47,8 @@ log = logging.getLogger(__name__)
 KIND: Final = "snapshot"
 BOOT_LOG: Final = "console.log"
 """In the entry: the console of the boot, up to where it was saved."""
+RESTORED_BOOT_LOG: Final = "boot.log"
+"""The same in the workspace of a machine that continues from a snapshot."""
 
 KEPT: Final = 8
 """Snapshots of one name that stay: each change of the sources makes another, of some 100 MB."""
@@ -183,8 +185,10 @@ class Snapshots:
 
     @contextlib.contextmanager
     def _continued(self, snapshot: Snapshot, workspace: Workspace) -> Iterator[Vm]:
-        shutil.copy(snapshot.saved.directory / BOOT_LOG, workspace.path("boot.log"))
-        workspace.write("console.log", "(continued from a snapshot: its boot is in boot.log)\n")
+        shutil.copy(snapshot.saved.directory / BOOT_LOG, workspace.path(RESTORED_BOOT_LOG))
+        workspace.write(
+            "console.log", f"(continued from a snapshot: its boot is in {RESTORED_BOOT_LOG})\n"
+        )
         with (
             running_machine(
                 snapshot.spec,

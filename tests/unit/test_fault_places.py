@@ -25,7 +25,7 @@ CODE = bytes.fromhex(
     "894514"  # 28 mov dword ptr [rbp + 14h], eax
 )
 SYMBOLS = Symbols(
-    [(AT, "t", "caller.isra.0"), (AT + 0x100, "T", "callee"), (AT + 0x100, "T", "alias")]
+    f"{AT:016x} t caller.isra.0\n{AT + 0x100:016x} T callee\n{AT + 0x100:016x} T alias\n"
 )
 
 
