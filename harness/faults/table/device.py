@@ -10,11 +10,13 @@ from harness.devices.ledger import Event, Fate
 from harness.faults.fault import Fault
 from harness.faults.seed import Original, Replacement
 from harness.pci.msi import MsiStore
+from harness.pci.msix import MsixStore
 from harness.pci.store import InterruptStore
 from harness.remapping.translate import Fault as RemappingFault
 from harness.spec.interrupt import Store
 from harness.spec.msi import Message
 from harness.testbed.source_gate import SourceGate
+from harness.vfio_user.description import Description
 from harness.vfio_user.device import Bus, Verdict
 
 
@@ -30,6 +32,14 @@ def _never_masked(masked: Original) -> Original:
         return False
 
     return never
+
+
+def _maps_nothing(region_info: Original) -> Original:
+    def nothing(self: Description, payload: bytes, *, max_fds: int) -> tuple[bytes, list[int]]:
+        answer: tuple[bytes, list[int]] = region_info(self, payload, max_fds=0)
+        return answer
+
+    return nothing
 
 
 def _follows(registers_written: Original) -> Original:
@@ -80,6 +90,20 @@ DEVICE_FAULTS: Final = (
         seed=Replacement(MsiStore, "masked", _never_masked),
         rows=("A1",),
         tests=("test_msi.py",),
+    ),
+    Fault(
+        name="device-ignores-the-function-mask",
+        imitates="a device that sends while MSI-X is masked as a whole (shape of b9255a7cb517)",
+        seed=Replacement(MsixStore, "masked", _never_masked),
+        rows=("A2",),
+        tests=("test_msix.py::test_the_function_mask_holds_every_vector",),
+    ),
+    Fault(
+        name="host-traps-a-mapped-store",
+        imitates="a hypervisor that traps what it should map into the guest (shape)",
+        seed=Replacement(Description, "region_info", _maps_nothing),
+        rows=("E3",),
+        tests=("test_trapping.py::test_a_mapped_array_costs_no_trapped_access_in_its_whole_life",),
     ),
     Fault(
         name="device-ignores-ims-mask-bits",
