@@ -211,6 +211,8 @@ def ssh_session(
             stack.callback(_close, transport)
             # Ends every read on it, so that whoever waits asks why.
             stack.enter_context(lifeline.on_loss(lambda: _abort(connection)))
+            # The library's own are 15 s, whatever the machine is like.
+            transport.banner_timeout = transport.handshake_timeout = deadline.check()
             transport.start_client(timeout=deadline.check())
             _check_host_key(transport, identity)
             transport.auth_timeout = deadline.check()

@@ -7,7 +7,9 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import paramiko
 import pytest
 
 from harness.errors import (
@@ -103,6 +105,26 @@ def test_a_key_that_the_guest_refuses_is_named(guest: Guest, vitals: Vitals) -> 
     with (
         pytest.raises(HarnessError, match="refuses our key"),
         ssh_session(guest.address, other, vitals),
+    ):
+        pass
+
+
+class Impatient(paramiko.Transport):
+    """The library's, with less patience of its own than we have."""
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self.banner_timeout = 0.05
+
+
+def test_a_slow_server_is_waited_for_as_long_as_asked(
+    vitals: Vitals, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paramiko, "Transport", Impatient)
+    with (
+        ssh_guest(IDENTITY, silent=True) as guest,
+        pytest.raises(DeadlineExpired, match="the server"),
+        ssh_session(guest.address, IDENTITY, vitals, deadline=Deadline(0.5, "the server")),
     ):
         pass
 
