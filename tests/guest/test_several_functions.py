@@ -7,10 +7,12 @@ from contextlib import ExitStack
 
 import pytest
 
+from harness.config.matrix import Cell
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ims_function.spec import ImsFunctionSpec
 from harness.host.deadline import Deadline, timeout_factor, wait_until
 from harness.spec.interrupt import Store
+from harness.testbed.lender import PORTS_OF_A_TEST, VmLender
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import blocked, deliver, store_message
@@ -108,3 +110,17 @@ def test_a_function_without_a_driver_stands_beside_one_with(vm: Vm) -> None:
         seen = vm.control.read_file(f"/sys/bus/pci/devices/{bystander.slot}/device")
         assert int(seen, 16) == 0x5EED
         assert bystander.irtes() == {}
+
+
+@pytest.mark.kernel("debian-6.12")
+@pytest.mark.machine("caching")
+def test_a_shared_guest_is_lent_while_it_has_room_for_a_whole_test(
+    vm_lender: VmLender, vm_cell: Cell
+) -> None:
+    vm = vm_lender.shared_vm(vm_cell, "room")
+    with ExitStack() as stack:
+        while vm.free_ports > PORTS_OF_A_TEST:
+            stack.enter_context(vm.plugged(ImsFunction()))
+        assert vm_lender.shared_vm(vm_cell, "room") is vm
+        stack.enter_context(vm.plugged(ImsFunction()))
+    assert vm_lender.shared_vm(vm_cell, "room") is not vm
