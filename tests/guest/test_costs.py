@@ -27,6 +27,7 @@ def life(vm: Vm, path: Path, virte: VirteFunction | None = None) -> dict[str, Co
     return costs
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("E6")
 @pytest.mark.shared_vm("module")
 def test_each_path_is_counted_and_timed_step_by_step(vm: Vm) -> None:
