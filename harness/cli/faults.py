@@ -52,6 +52,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="only into this kernel (repeatable; default: all of the default matrix)",
     )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="take over what an earlier campaign of the same commit has kept in DIR",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, for scripts")
     parser.add_argument(
         "--results",
@@ -86,6 +91,7 @@ def run(args: argparse.Namespace) -> Verdict:
         progress=Progress(sys.stderr),
         directory=args.results,
         tests=args.tests,
+        resume=args.resume,
     )
     findings = []
     for finding in campaign.findings():

@@ -20,6 +20,7 @@ from harness.faults.score import Fate, Finding, judge
 from harness.host.deadline import Deadline
 from harness.host.process import run, tail_of_file
 from harness.host.progress import Progress
+from harness.host.resources import harness_version
 from harness.report.outcome import Outcome
 from harness.report.run_store import kept_runs
 
@@ -45,6 +46,8 @@ class Campaign:
     progress: Progress
     directory: Path = FAULT_RUNS
     tests: Path = TESTS
+    resume: bool = False
+    """Take over what is kept in ``directory`` of runs by this very harness."""
     _green: dict[tuple[str, str], bool] = dataclasses.field(default_factory=dict)
     """By kernel and test: whether it is green without a fault."""
 
@@ -83,6 +86,8 @@ class Campaign:
     ) -> tuple[Outcome, ...]:
         """Return the outcomes of tests, of which the first red one was the last."""
         results = self.directory / f"{fault.name}-{kernel}{'-clean' if clean else ''}"
+        if self.resume and (kept := _whole_run(results)):
+            return kept
         shutil.rmtree(results, ignore_errors=True)
         results.mkdir(parents=True)
         log = results / "pytest.log"
@@ -98,3 +103,15 @@ class Campaign:
             f"pytest ended with {completed.returncode} and ran no test of {fault.name}",
             evidence=tail_of_file(log),
         )
+
+
+def _whole_run(results: Path) -> tuple[Outcome, ...]:
+    """Return the outcomes of a run that came to its end by this harness, none: there is none.
+
+    A checkout that was changed since its commit may have changed again.
+    """
+    version = harness_version()
+    for kept in kept_runs(results):
+        if kept.head.ended and kept.head.imsh == version and not version.endswith("-dirty)"):
+            return kept.outcomes
+    return ()

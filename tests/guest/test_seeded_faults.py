@@ -16,6 +16,7 @@ from harness.faults.place import Place, call_of, instruction
 from harness.faults.seed import Patch, Replacement
 from harness.faults.table import choose_fault
 from harness.host.deadline import Deadline
+from harness.host.resources import harness_version
 from harness.pci.store import PendingBits
 from harness.spec.interrupt import Store
 from harness.spec.vtd import Entry
@@ -117,11 +118,11 @@ def test_that_does_not_look(ims_device):
 """
 
 
-def campaign(directory: Path, tests: str) -> tuple[int, dict[str, object]]:
+def campaign(directory: Path, tests: str, *options: str) -> tuple[int, dict[str, object]]:
     """Seed a fault and run tests of our own; return the exit status and what is said of it."""
     (directory / "test_ims.py").write_text(tests)
     words = ["faults", "--only", "ims-mask-is-not-written", "--kernel", DEFAULT_KERNEL, "--json"]
-    words += ["--tests", str(directory), "--results", str(directory / "runs")]
+    words += ["--tests", str(directory), "--results", str(directory / "runs"), *options]
     done = subprocess.run(
         [sys.executable, "-m", "harness", *words], capture_output=True, text=True, timeout=250
     )
@@ -134,6 +135,11 @@ def test_a_fault_that_a_test_of_its_row_sees_is_caught(tmp_path: Path) -> None:
     status, finding = campaign(tmp_path, TESTS)
     assert (status, finding["fate"], finding["rows"]) == (0, "caught", ["A4"])
     assert "imstest_ims_mask" in str(finding["where"])
+
+    status, again = campaign(tmp_path, TESTS, "--resume")
+    assert (status, again["fate"]) == (0, "caught")
+    # A checkout that was changed is never taken for the same.
+    assert (again == finding) is not harness_version().endswith("-dirty)")
 
 
 def test_a_fault_that_no_test_looks_for_is_missed(tmp_path: Path) -> None:
