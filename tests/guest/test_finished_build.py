@@ -15,15 +15,35 @@ import pytest
 from harness.build.provision import Provisioner
 from harness.build.sandbox import HOST
 from harness.cli.main import main
+from harness.errors import Verdict
 from harness.host.deadline import Deadline
+from tests.guest.inner_run import run_tests
 
 KERNEL = "debian-6.1"
 COMPILER = "gcc-12"
 
+INNER = """
+from harness.host.deadline import Deadline
+from harness.spec.interrupt import Store
 
-@pytest.fixture
-def installed(provisioner: Provisioner, tmp_path: Path) -> tuple[Path, Path]:
+
+def test_a_message_arrives(ims_device):
+    ims_device.set_up(Store.MSIX, 1)
+    ims_device.model.raise_and_wait(Store.MSIX, 0, Deadline(5, "an answer"))
+"""
+
+
+_needs_compiler = pytest.mark.skipif(
+    not shutil.which(COMPILER), reason=f"the headers of 6.1 ask for {COMPILER}"
+)
+
+
+@pytest.fixture(scope="module")
+def installed(
+    provisioner: Provisioner, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Path]:
     """Return an image and a modules directory whose link ``build`` leads to headers."""
+    tmp_path = tmp_path_factory.mktemp("installed")
     kernel = provisioner.kernel(provisioner.recipes.kernels[KERNEL])
     root = kernel.toolchain.root
     headers = root / (kernel.modules / "build").readlink().relative_to("/")
@@ -40,7 +60,8 @@ def installed(provisioner: Provisioner, tmp_path: Path) -> tuple[Path, Path]:
     return kernel.vmlinuz, modules
 
 
-@pytest.mark.skipif(not shutil.which(COMPILER), reason=f"the headers of 6.1 ask for {COMPILER}")
+@_needs_compiler
+@pytest.mark.xdist_group("finished build")
 def test_a_distributions_kernel_is_a_guest(
     installed: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -50,6 +71,18 @@ def test_a_distributions_kernel_is_a_guest(
     said = capsys.readouterr()
     assert status == 0, said.err
     assert json.loads(said.out)["provenance"]["kernel release"] == modules.name
+
+
+@_needs_compiler
+@pytest.mark.xdist_group("finished build")
+@pytest.mark.timeout(280)
+def test_the_tests_take_it_for_their_guest(installed: tuple[Path, Path], tmp_path: Path) -> None:
+    image, modules = installed
+    words = ["--vmlinuz", str(image), "--modules", str(modules), "--machine", "caching"]
+    ran = run_tests(tmp_path, INNER, *words)
+    (outcome,) = ran.outcomes().values()
+    assert outcome.verdict is Verdict.PASS, ran.printed
+    assert outcome.provenance["kernel release"] == modules.name
 
 
 def test_a_build_by_the_hosts_compiler_sees_the_compiler_and_no_more(

@@ -4,6 +4,7 @@
                           superfluous (rows G1, G3, B4)
     harmless/             four that change nothing that counts
     trap-per-interrupt/   two, one of which reads from the MSI-X table at every interrupt
+    late-helper/          four; the second needs the third to compile, the last loses invalidations
 
 They are made for linux-source-6.12, as `git format-patch` writes them. From a cold cache the kernel
 is built once as a whole; the rest is what a series changes. The name of this file keeps it out of
@@ -108,6 +109,36 @@ def test_bisection_finds_it_and_says_how_sure_it_is(tree: Path, tmp_path: Path) 
     assert "nobody invalidated it" in one_line(rest)
     assert CLAIM in spaceless(rest)
     assert "imsh bisect --tree" in rest
+
+
+def test_a_patch_that_does_not_compile_is_named_and_the_others_are_tried(
+    tree: Path, tmp_path: Path
+) -> None:
+    status, report = imsh(
+        *("validate", "--tree", tree, "--series", SERIES / "late-helper", "--per-patch"),
+        *("--matrix", "quick", "--measure", "0", "--results", tmp_path, "--", TESTS[0]),
+        *("-k", "IMS and no_operation"),
+    )
+    assert status == 1
+    assert report.startswith("imsh validate: 1 of 4 does not build, 1 test broken")
+    (unbuilt,) = [block for block in report.split("\n\n") if block.startswith("Does not build: ")]
+    assert "patch 2 of 4: iommu/vt-d: Flush a single entry" in one_line(unbuilt)
+    assert "implicit declaration of function 'flush_irte'" in one_line(unbuilt)
+    each = one_line(report.partition("Patch by patch")[2])
+    assert "Add flush_irte(): 1 same" in each
+    assert "Do not flush what is in use already: 1 broken" in each
+
+
+def test_bisection_goes_round_a_patch_that_does_not_compile(tree: Path, tmp_path: Path) -> None:
+    status, report = imsh(
+        *("bisect", "--tree", tree, "--series", SERIES / "late-helper"),
+        *("--matrix", "quick", "--results", tmp_path, "--", f"{TESTS[0]}::{CLAIM}"),
+    )
+    assert status == 0
+    found, _, rest = report.partition("It fails in")
+    assert "iommu/vt-d: Do not flush what is in use already" in one_line(found)
+    tried = one_line(rest.partition("What was tried")[2])
+    assert re.search(r"skip \w+ iommu/vt-d: Flush a single entry .* does not build", tried)
 
 
 def test_a_harmless_series_comes_out_clean(tree: Path, tmp_path: Path) -> None:
