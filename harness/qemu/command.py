@@ -30,6 +30,8 @@ SSH_PORT: Final = 22
 
 BRIDGE: Final = "bridge0"
 """QEMU's name of the PCI Express to PCI bridge, where there is one."""
+BRIDGED_SLOT: Final = 2
+"""The first device number behind it that is free."""
 
 BASE_KERNEL_ARGUMENTS: Final = (
     "console=ttyS0",
@@ -198,7 +200,9 @@ def printable(qemu: Sequence[str], opts: Sequence[Option]) -> str:
     return " \\\n    ".join(shlex.join(words) for words in (qemu, *opts))
 
 
-def vfio_user_device(identifier: str, socket_path: str, *, port: str = "port0") -> Json:
+def vfio_user_device(
+    identifier: str, socket_path: str, *, bus: str = "port0", slot: int = 0
+) -> Json:
     """Return the client of a vfio-user server, for ``-device`` or ``device_add``.
 
     QEMU takes UNIX sockets by path only (hw/vfio-user/pci.c, vfio_user_pci_set_socket).
@@ -206,7 +210,8 @@ def vfio_user_device(identifier: str, socket_path: str, *, port: str = "port0") 
     return {
         "driver": "vfio-user-pci",
         "id": identifier,
-        "bus": port,
+        "bus": bus,
+        "addr": f"{slot:x}",
         "socket": {"type": "unix", "path": socket_path},
     }
 

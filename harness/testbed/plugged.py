@@ -15,7 +15,8 @@ from harness.guest.facts import Interrupt
 from harness.guest.function_control import FunctionControl, find_function
 from harness.host.deadline import Deadline
 from harness.pci.store import StoreEntry
-from harness.qemu.pci import read_config
+from harness.qemu.command import BRIDGE
+from harness.qemu.pci import read_config, secondary_bus
 from harness.remapping.audit import Disagreement, audit
 from harness.remapping.handle_audit import audit_handles
 from harness.remapping.live_entries import BrokenRule, broken_rules
@@ -160,7 +161,12 @@ class PluggedFunction(ServedFunction[ImsFunction]):
 
         In the new scheme the function's handles, as the hypervisor has them, take the IRTEs' place.
         """
-        interrupts = guest_interrupts(self._guest.irqs(), self.interrupts(), self.requester_id)
+        interrupts = guest_interrupts(
+            self._guest.irqs(),
+            self.interrupts(),
+            self.requester_id,
+            conventional=self._conventional_buses(),
+        )
         stores = self.stores()
         handles = handles_of(self.doors, self.requester_id)
         findings = []
@@ -176,6 +182,10 @@ class PluggedFunction(ServedFunction[ImsFunction]):
             stores,
             extended_mode=self.unit().extended_mode,
         )
+
+    def _conventional_buses(self) -> set[int]:
+        bridged = self.machine.spec.bridged_function
+        return {secondary_bus(self.machine.qmp, BRIDGE)} if bridged else set()
 
     def check_audit(self) -> None:
         """Audit.

@@ -14,7 +14,7 @@ from harness.errors import CheckFailed, HarnessError, ProtocolError
 from harness.events.stream import Writer
 from harness.host.deadline import Deadline, timeout_factor
 from harness.host.workspace import nameless_listener
-from harness.qemu.command import vfio_user_device
+from harness.qemu.command import BRIDGE, BRIDGED_SLOT, vfio_user_device
 from harness.qemu.machine import Machine
 from harness.qemu.pci import bar_address, secondary_bus
 from harness.qemu.vitals import Vitals
@@ -70,16 +70,35 @@ class Place:
 
     machine: Machine
     number: int
-    """Of its root port."""
+    """Among the functions of the machine."""
+    bus: str
+    """QEMU's name of the bus."""
     requester_id: RequesterId
     watch: UnitWatch | None
     """Of the remapping unit in front of it, if the machine has one."""
 
     @classmethod
-    def behind(cls, number: int, machine: Machine, observer: Observer) -> Place:
+    def behind(cls, port: int, machine: Machine, observer: Observer) -> Place:
         """Return the place behind a root port of a guest that has numbered its buses."""
-        bus = secondary_bus(machine.qmp, f"port{number}")
-        return cls(machine, number, RequesterId.of(bus), observer.unit_watch())
+        name = f"port{port}"
+        bus = secondary_bus(machine.qmp, name)
+        return cls(machine, port, name, RequesterId.of(bus), observer.unit_watch())
+
+    @classmethod
+    def bridged(cls, number: int, machine: Machine, observer: Observer) -> Place:
+        """Return a place behind the PCI Express to PCI bridge of the machine."""
+        own = RequesterId.of(secondary_bus(machine.qmp, BRIDGE), BRIDGED_SLOT + number)
+        number += machine.spec.root_ports
+        return cls(machine, number, BRIDGE, own, observer.unit_watch())
+
+    @property
+    def sender(self) -> RequesterId:
+        """The source id that a remapping unit sees on what the function sends.
+
+        A PCI Express to PCI bridge puts its own in the place of those behind it: its secondary bus,
+        and zeros (PCI Express to PCI/PCI-X Bridge 1.0, 2.3; QEMU hw/pci/pci.c, pci_requester_id()).
+        """
+        return RequesterId.of(self.requester_id.bus) if self.bus == BRIDGE else self.requester_id
 
     @property
     def identifier(self) -> str:
@@ -204,8 +223,8 @@ def served_function(
     """
     machine = place.machine
     model.writer.join(machine.events, place.identifier)
-    remapping = SourceGate(place.requester_id, place.watch) if place.watch else OpenGate()
-    model.guard(DoorbellGate(place.requester_id, doors, remapping))
+    remapping = SourceGate(place.sender, place.watch) if place.watch else OpenGate()
+    model.guard(DoorbellGate(place.sender, doors, remapping))
     with (
         model,
         nameless_listener() as (listener, path),
@@ -216,6 +235,7 @@ def served_function(
             writer=model.writer,
         ) as server,
     ):
-        client = vfio_user_device(place.identifier, path, port=f"port{place.number}")
+        slot = place.requester_id.device
+        client = vfio_user_device(place.identifier, path, bus=place.bus, slot=slot)
         machine.plug({**client, "x-msg-timeout": round(1000 * REPLY_SECONDS * timeout_factor())})
         yield ServedFunction(place, model, server, doors)

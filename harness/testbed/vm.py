@@ -83,6 +83,7 @@ class Vm:
         self._held = held
         self._direct_dma = direct_dma
         self._plugged = 0
+        self._bridged = 0
         self.doors: list[VirteFunction] = []
         """The functions of the vIRTE call that are plugged in."""
         self.leaves: Collection[Leftover] = ()
@@ -241,19 +242,17 @@ class Vm:
         return self.spec.root_ports - self._plugged
 
     @contextlib.contextmanager
-    def plugged(self, model: Model) -> Iterator[ServedFunction[Model]]:
+    def plugged(self, model: Model, *, bridged: bool = False) -> Iterator[ServedFunction[Model]]:
         """Hold a function, plugged into the running guest; there may be others beside it.
 
         It keeps its port until the machine ends: QEMU 11.1 aborts when a vfio-user device with
         MSI-X is unplugged (vfio_user_msix_teardown() runs when the BARs are gone already).
 
         :param model: owned by the machine from here on.
-        :raises HarnessError: every port of the machine is taken.
+        :param bridged: behind the machine's PCI Express to PCI bridge, instead of a root port.
+        :raises HarnessError: every port of the machine is taken, or it has no bridge.
         """
-        if not self.free_ports:
-            raise HarnessError(f"all {self.spec.root_ports} ports of the machine are taken")
-        place = Place.behind(self._plugged, self.machine, self.observer)
-        self._plugged += 1
+        place = self._next_place(bridged=bridged)
         if isinstance(model, VirteFunction):
             self.doors.append(model)
         served = self._held.enter_context(
@@ -261,6 +260,17 @@ class Vm:
         )
         yield served
         served.server.check()
+
+    def _next_place(self, *, bridged: bool) -> Place:
+        if bridged:
+            place = Place.bridged(self._bridged, self.machine, self.observer)
+            self._bridged += 1
+            return place
+        if not self.free_ports:
+            raise HarnessError(f"all {self.spec.root_ports} ports of the machine are taken")
+        place = Place.behind(self._plugged, self.machine, self.observer)
+        self._plugged += 1
+        return place
 
     @contextlib.contextmanager
     def granted_call(self, model: VirteFunction) -> Iterator[ServedFunction[VirteFunction]]:
@@ -277,16 +287,19 @@ class Vm:
             yield served
 
     @contextlib.contextmanager
-    def ims_function(self, spec: ImsFunctionSpec | None = None) -> Iterator[PluggedFunction]:
+    def ims_function(
+        self, spec: ImsFunctionSpec | None = None, *, bridged: bool = False
+    ) -> Iterator[PluggedFunction]:
         """Hold an IMS function, plugged into the running guest and bound to its driver.
 
         At exit the driver is unbound, and nothing may be left: see
         :mod:`harness.testbed.aftermath`.
 
+        :param bridged: as :meth:`plugged`.
         :raises HarnessError: as :meth:`plugged`.
         :raises CheckFailed: something is left.
         """
-        with self.plugged(ImsFunction(spec)) as served:
+        with self.plugged(ImsFunction(spec), bridged=bridged) as served:
             plugged = PluggedFunction(served, self.control)
             if oracle := self.observer.invalidations:
                 oracle.follow(plugged.model.ledger)

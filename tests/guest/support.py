@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from harness.devices.ims_function.function import ImsFunction
 from harness.devices.ledger import Event, Fate
 from harness.devices.virte_function.function import VirteFunction
+from harness.guest.kernel_log import DmarFault
 from harness.host.deadline import Deadline, wait_until
 from harness.spec import ims_function as regs
 from harness.spec.interrupt import Store
@@ -18,8 +19,8 @@ from harness.spec.msi import (
     RemappableMessage,
     VectorControl,
 )
-from harness.spec.pci import Command, Header
-from harness.spec.vtd import ENTRY_SIZE, RemappedEntry
+from harness.spec.pci import Command, Header, RequesterId
+from harness.spec.vtd import ENTRY_SIZE, FaultRecord, RemappedEntry
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.served import ServedFunction
 from harness.testbed.vm import Vm
@@ -71,15 +72,22 @@ def fence(plugged: PluggedFunction, store: Store, index: int) -> None:
 
 @contextmanager
 def damaged_unseen(
-    vm: Vm, plugged: PluggedFunction, index: int, *, bits: int = 0, **fields: int
+    vm: Vm,
+    plugged: PluggedFunction,
+    index: int,
+    store: Store = Store.IMS,
+    /,
+    *,
+    bits: int = 0,
+    **fields: int,
 ) -> Iterator[None]:
-    """Change fields of the IRTE of an IMS interrupt in guest memory, and put it back.
+    """Change fields of an interrupt's IRTE in guest memory, and put it back.
 
     The unit is not told: it goes on with the entry as it is cached.
 
     :param bits: turned over besides: reserved ones are no fields.
     """
-    request = plugged.message(Store.IMS, index).decode()
+    request = plugged.message(store, index).decode()
     assert isinstance(request, RemappableMessage)
     table = plugged.table()
     address = table.address + request.index * ENTRY_SIZE
@@ -95,11 +103,18 @@ def damaged_unseen(
 
 @contextmanager
 def damaged(
-    vm: Vm, plugged: PluggedFunction, index: int, *, bits: int = 0, **fields: int
+    vm: Vm,
+    plugged: PluggedFunction,
+    index: int,
+    store: Store = Store.IMS,
+    /,
+    *,
+    bits: int = 0,
+    **fields: int,
 ) -> Iterator[None]:
     """As :func:`damaged_unseen`, and the unit is told, as a kernel would tell it."""
     try:
-        with damaged_unseen(vm, plugged, index, bits=bits, **fields):
+        with damaged_unseen(vm, plugged, index, store, bits=bits, **fields):
             invalidate(vm)
             yield
     finally:
@@ -118,6 +133,13 @@ def invalidate(vm: Vm) -> None:
     watch = vm.observer.unit_watch()
     assert watch is not None
     watch.invalidate()
+
+
+def sender_of(fault: DmarFault | FaultRecord) -> RequesterId:
+    """Return the source id that the unit saw on a message that it blocked."""
+    if isinstance(fault, FaultRecord):
+        return RequesterId(fault.source_id)
+    return RequesterId.parse(fault.device)
 
 
 def write_command(plugged: PluggedFunction, command: Command) -> None:

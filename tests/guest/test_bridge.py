@@ -10,9 +10,11 @@ from harness.qemu.command import BRIDGE
 from harness.qemu.pci import secondary_bus
 from harness.remapping.audit import Kind, audit
 from harness.remapping.linux import entry_index
+from harness.spec.pci import RequesterId
 from harness.spec.vtd import ENTRY_SIZE, FaultReason, RemappedEntry, SourceValidation
 from harness.testbed.views import bus_range, guest_interrupts, remapping_level
 from harness.testbed.vm import Vm
+from tests.guest.support import sender_of
 
 pytestmark = [
     pytest.mark.capability("B2"),
@@ -76,4 +78,5 @@ def test_an_irte_admits_the_bus_behind_the_bridge_and_no_other(vm: Vm) -> None:
     assert findings(vm, bus) == {Kind.WRONG_SOURCE_ID}
     vm.ssh.run(f"({READ_ENTROPY} </dev/null >/dev/null &)")
     blocked = Deadline(5, "the record of the fault")
-    vm.expect_fault(FaultReason.SOURCE_ID_MISMATCH, max(entries), blocked)
+    fault = vm.expect_fault(FaultReason.SOURCE_ID_MISMATCH, max(entries), blocked)
+    assert sender_of(fault) == RequesterId.of(bus), "the bridge has put its own id on the message"
