@@ -33,7 +33,8 @@ COUNTS: Final = (1, 8, 32, 256, 2048)
 """Interrupts at a time."""
 ROUNDS: Final = 5
 MOVED: Final = 16
-"""Interrupts that are moved and raised at most: what one costs does not depend on the others."""
+"""Interrupts that are moved and raised at most: what one costs does not depend on the others. While
+2048 are live, a CPU has vectors for some 30 more (docs/guest-module.md, "What to expect")."""
 SECONDS: Final = 120.0
 STEPS: Final = ("allocate", "request", "move", "mask", "unmask", "interrupt", "release", "free")
 

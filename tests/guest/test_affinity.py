@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import operator
 import time
 from itertools import cycle, islice
@@ -14,6 +15,7 @@ from harness.host.deadline import Deadline
 from harness.spec.interrupt import Store
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
+from tests.guest.support import deliver
 
 pytestmark = pytest.mark.capability("B4")
 
@@ -23,6 +25,11 @@ MOVES: Final = 20
 """Moves under load, of each of four interrupts of a store."""
 IN_FLIGHT: Final = 60
 """Interrupts raised around each of them."""
+LIVE: Final = 300
+"""More than one CPU has vectors for, and less than two."""
+DEVICE_VECTORS: Final = {*range(0x20, 0xEB)} - {0x32, 0x80}
+"""Of a CPU: below those of the kernel's own (arch/x86/include/asm/irq_vectors.h,
+FIRST_SYSTEM_VECTOR), without that of the old 8259's cascade (IRQ 2) and of 32-bit system calls."""
 
 
 @pytest.mark.cpus(2)
@@ -144,3 +151,26 @@ def test_a_move_to_a_cpu_that_is_not_there_is_refused_and_changes_nothing(
         guest.move(Store.IMS, cpu=vm.spec.cpus)
     assert ims_device.irte(message) == before
     ims_device.model.raise_and_wait(Store.IMS, 0, Deadline(5, "the old route"))
+
+
+@pytest.mark.machine("remapping-only")
+@pytest.mark.kernel("debian-6.12")
+def test_a_cpu_takes_no_more_interrupts_than_it_has_vectors(
+    vm: Vm, ims_device: PluggedFunction
+) -> None:
+    ims_device.control.alloc(Store.IMS, LIVE, facts=False)
+    ims_device.control.request(Store.IMS, count=LIVE)
+    before = vectors_on(vm, 1)
+    with pytest.raises(ControlError) as refused:
+        ims_device.control.move(Store.IMS, 1, count=LIVE)
+    assert refused.value.errno == errno.ENOSPC
+    after = vectors_on(vm, 1)
+    assert before < after == DEVICE_VECTORS, "vectors that are left"
+    assert refused.value.done
+    ims_device.check_audit()
+    deliver(ims_device, Store.IMS, 0, refused.value.done, LIVE - 1)
+
+
+def vectors_on(vm: Vm, cpu: int) -> set[int | None]:
+    """Return the vectors that devices' interrupts have on a CPU."""
+    return {item.vector for item in vm.control.irqs() if item.activated and item.cpu == cpu}
