@@ -8,7 +8,7 @@ import pytest
 
 from harness.host.deadline import Deadline, wait_until
 from harness.spec.interrupt import Store
-from harness.spec.pci import CapabilityId, MsiControl, msi_offsets
+from harness.spec.pci import CapabilityId, MsiControl, MsixControl, msi_offsets
 from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import deliver
@@ -120,6 +120,8 @@ def test_unbinding_the_driver_frees_everything_that_is_still_in_use(
     assert [entry for entry in ims if not entry.masked or entry.address or entry.data] == []
     table = ims_device.msix_table()
     assert [item for item in table if not item.control.mask or item.address or item.data] == []
+    msix = ims_device.model.config.capabilities[CapabilityId.MSIX].offset + 2
+    assert not MsixControl.unpack(ims_device.kept_config(msix, 2)).enable
 
     ims_device.bind()
     ims_device.set_up(Store.MSI, 4)

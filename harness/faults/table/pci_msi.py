@@ -130,7 +130,9 @@ PCI_MSI_FAULTS: Final = (
             immediate(0xFFFF),
         ),
         rows=("B6",),
-        tests=("test_teardown.py",),
+        tests=(
+            "test_teardown.py::test_unbinding_the_driver_frees_everything_that_is_still_in_use",
+        ),
     ),
     Fault(
         name="msi-message-without-address",
