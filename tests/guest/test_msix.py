@@ -86,6 +86,7 @@ def test_the_function_mask_holds_every_vector(ims_device: PluggedFunction) -> No
     assert [runs(ims_device, Store.MSIX, index) for index in range(3)] == [3, 1, 1]
 
 
+@pytest.mark.cpus(2)  # one has some 200 vectors
 @pytest.mark.device(msix_vectors=256)
 def test_a_table_of_256_vectors_delivers(ims_device: PluggedFunction) -> None:
     ims_device.set_up(Store.MSIX, 256)
