@@ -13,7 +13,7 @@ from harness.hypervisor.policy import Policy
 from harness.spec.hypercall import CallStatus, Operation
 from harness.spec.interrupt import Store
 from harness.testbed.plugged import STORES, PluggedFunction
-from tests.guest.support import Virte, deliver
+from tests.guest.support import Virte, deliver, other_cpu
 
 pytestmark = pytest.mark.shared_vm("module")
 by_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
@@ -61,6 +61,7 @@ def test_a_host_that_is_busy_at_a_map_is_left_alone_for_as_long_as_it_says(
     deliver(device, Store.IMS, 0, 1)
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D3")
 def test_a_host_that_is_busy_at_a_move_is_left_alone_for_as_long_as_it_says(
     virte: Virte, policy: Policy, device: PluggedFunction
@@ -70,11 +71,12 @@ def test_a_host_that_is_busy_at_a_move_is_left_alone_for_as_long_as_it_says(
     old = cpu_of(device)
     before = len(calls(virte, Operation.RETARGET))
     policy.fail(Operation.RETARGET, CallStatus.BUSY)
-    moved = device.control.call("move", store="ims", cpu=1 - old)
+    moved = device.control.call("move", store="ims", cpu=other_cpu(device, old))
     check_waited(calls(virte, Operation.RETARGET)[before:], policy.busy_us, moved["nanoseconds"])
-    assert cpu_of(device) == 1 - old
+    assert cpu_of(device) == other_cpu(device, old)
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D2", "D5")
 @by_store
 def test_a_host_that_stays_busy_is_given_up_and_nothing_else_suffers(
@@ -100,6 +102,7 @@ def test_a_host_that_stays_busy_is_given_up_and_nothing_else_suffers(
     deliver(device, store, 2 if store is Store.IMS else 0)
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D3")
 def test_a_move_on_a_host_that_stays_busy_is_an_error_and_no_put_off(
     virte: Virte, policy: Policy, device: PluggedFunction
@@ -109,10 +112,10 @@ def test_a_move_on_a_host_that_stays_busy_is_an_error_and_no_put_off(
     policy.fail(Operation.RETARGET, CallStatus.BUSY, times=None)
     for policy.busy_us in (100, 1_000_000):
         with pytest.raises(ControlError) as refused:
-            device.control.move(Store.IMS, 1 - old)
+            device.control.move(Store.IMS, other_cpu(device, old))
         assert refused.value.errno == errno.EAGAIN  # EBUSY would be success to the caller
         deliver(device, Store.IMS, 1)
         assert cpu_of(device) == old
     policy.stop_failing()
-    device.move(Store.IMS, 1 - old)
-    assert cpu_of(device) == 1 - old
+    device.move(Store.IMS, other_cpu(device, old))
+    assert cpu_of(device) == other_cpu(device, old)

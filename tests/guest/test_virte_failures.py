@@ -63,6 +63,7 @@ def test_a_failed_map_is_the_drivers_errno_and_leaves_the_others_alone(
     deliver(device, Store.IMS, 1)
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D3")
 def test_a_failed_retarget_is_the_callers_errno_and_leaves_the_others_alone(
     virte: Virte, policy: Policy, device: PluggedFunction
@@ -76,12 +77,12 @@ def test_a_failed_retarget_is_the_callers_errno_and_leaves_the_others_alone(
         with pytest.raises(ControlError) as unrequested:
             device.control.request(Store.MSIX)
         with pytest.raises(ControlError) as unmoved:
-            device.control.move(Store.IMS, 1 - old)
+            device.control.move(Store.IMS, other_cpu(device, old))
         assert unrequested.value.errno == unmoved.value.errno == number
         policy.stop_failing()
         assert device.model.raise_and_wait(Store.IMS, 0, Deadline(10, "one after")).cpu == old
     device.control.request(Store.MSIX)
-    device.move(Store.IMS, 1 - old)
+    device.move(Store.IMS, other_cpu(device, old))
     deliver(device, Store.MSIX, 0)
     deliver(device, Store.IMS, 0)
 

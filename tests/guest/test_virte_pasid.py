@@ -43,6 +43,7 @@ def refusal(device: PluggedFunction, store: Store, pasid: int) -> int:
     return caught.value.errno
 
 
+@pytest.mark.cpus(2)
 @pytest.mark.capability("D9")
 @pytest.mark.parametrize("path", list(DeliveryPath), ids=lambda path: path.name)
 def test_entries_bound_to_pasids_are_mapped_delivered_moved_and_given_back(
