@@ -25,9 +25,17 @@ def policy() -> Policy:
     return Policy()
 
 
+CALL_REACHES = 7
+"""The APIC id of the last CPU that every mode leads a message of the call to: in x2APIC mode each
+CPU has one of the 8 bits of its destination."""
+
+
 @pytest.fixture
 def virte(vm: Vm, policy: Policy) -> Iterator[Virte]:
     """The function of the call, with a guest that has negotiated."""
+    ids = vm.spec.apic_ids or range(vm.spec.cpus)
+    if far := [number for number in ids if number > CALL_REACHES]:
+        pytest.skip(f"APIC ids {far}: the call reaches those up to {CALL_REACHES} (docs/virte.md)")
     with vm.granted_call(VirteFunction(Host(4096, time.monotonic), policy)) as served:
         yield served
         unbind(vm, served.slot)
