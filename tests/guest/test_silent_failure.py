@@ -67,6 +67,7 @@ def test_a_host_without_interrupts_is_silent_and_the_guest_believes(
 @pytest.mark.kernel("debian-6.12")
 @pytest.mark.machine("remapping-only")
 def test_no_errno_of_the_host_reaches_the_driver(ims_device: PluggedFunction) -> None:
+    # ENOMEM is Linux's word for no IRTE (test_allocation), ENOSPC for no vector (test_activation).
     errors = [errno.EINVAL, errno.ENOMEM, errno.EBUSY, errno.EFAULT, errno.EIO, errno.EPERM]
     trap_path = trapped_by(ims_device, 64)
     for error in errors:
