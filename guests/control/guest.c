@@ -87,23 +87,16 @@ static int set_watchdogs(struct request *request)
 		{ "rcu_stall", "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout" },
 	};
 	uint32_t seconds;
-	char now[16];
 	int error, fd;
 
 	for (size_t i = 0; i < ARRAY_SIZE(watchdogs); i++) {
 		error = number(request, watchdogs[i].word, &seconds, 0);
 		if (error)
 			return error;
-		fd = seconds ? open(watchdogs[i].path, O_RDWR | O_CLOEXEC) : -1;
+		fd = seconds ? open(watchdogs[i].path, O_WRONLY | O_CLOEXEC) : -1;
 		if (fd < 0)
 			continue;
-		/*
-		 * To set one, even to what it is, starts it again on each CPU: milliseconds.
-		 * Read without moving on: a sysctl takes a value at its beginning only.
-		 */
-		memset(now, 0, sizeof(now));
-		if ((pread(fd, now, sizeof(now) - 1, 0) < 0 || strtoul(now, NULL, 10) != seconds) &&
-		    dprintf(fd, "%u\n", seconds) < 0)
+		if (dprintf(fd, "%u\n", seconds) < 0)
 			error = fail(request, errno, "%s: %s", watchdogs[i].path, strerror(errno));
 		close(fd);
 		if (error)

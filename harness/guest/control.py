@@ -12,7 +12,7 @@ import errno as errno_module
 import itertools
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -20,8 +20,7 @@ from harness.errors import GuestCommandError, ProtocolError
 from harness.events.stream import Event, Writer, now
 from harness.guest.facts import Cpus, JsonObject, MachineInterrupt, Ping, build, build_all
 from harness.guest.policy import PolicyFacts, Rule
-from harness.guest.watchdogs import fresh_words
-from harness.host.deadline import Deadline, timeout_factor
+from harness.host.deadline import Deadline
 
 _SECRET: Final = re.compile(r"\b(host_key|seed)=\S+")
 """Words of a request that no message repeats."""
@@ -198,13 +197,13 @@ class Control:
 
     # Of the guest itself.
 
-    def make_fresh(self, now: float, seed: bytes) -> None:
+    def make_fresh(self, now: float, seed: bytes, watchdogs: Mapping[str, int]) -> None:
         """Give a guest that continues from a saved state a life of its own.
-
-        Its watchdogs are stretched as our time-outs are.
 
         :param now: seconds since 1970, what its clock is set to.
         :param seed: 32 random bytes; its random numbers depend on them from here on.
+        :param watchdogs: seconds by :attr:`~harness.guest.watchdogs.Watchdog.word`; those that are
+            not named stay as they are. To set one starts it again on each CPU: milliseconds.
         """
         seconds, fraction = divmod(now, 1)
         self.call(
@@ -212,7 +211,7 @@ class Control:
             time=int(seconds),
             nanoseconds=int(fraction * 1e9),
             seed=seed.hex(),
-            **fresh_words(timeout_factor()),
+            **watchdogs,
         )
 
     def start_ssh(self, host_key: str, client_key: str) -> None:

@@ -47,5 +47,5 @@ def boot_words(factor: float) -> tuple[str, ...]:
 
 
 def fresh_words(factor: float) -> dict[str, int]:
-    """Return the words of imsctl's ``fresh``: a saved guest may have been stretched otherwise."""
+    """Return the words of imsctl's ``fresh`` for a machine slower by a factor."""
     return {each.word: each.seconds(factor) for each in WATCHDOGS}

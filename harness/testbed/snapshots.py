@@ -7,6 +7,7 @@ there, by its digests or by QEMU, is thrown away and made again, once.
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import re
 import secrets
@@ -27,9 +28,10 @@ from harness.errors import (
     QemuExited,
 )
 from harness.guest.kernel_log import alarm
+from harness.guest.watchdogs import fresh_words
 from harness.host.cache import Cache, digest, digest_of_files
 from harness.host.cpu import processor
-from harness.host.deadline import Deadline, wait_until
+from harness.host.deadline import Deadline, timeout_factor, wait_until
 from harness.host.tsc import tsc_khz
 from harness.host.workspace import Workspace
 from harness.qemu import command as qemu_command
@@ -46,6 +48,8 @@ log = logging.getLogger(__name__)
 
 KIND: Final = "snapshot"
 BOOT_LOG: Final = "console.log"
+STRETCHED: Final = "watchdogs.json"
+"""To what the guest's watchdogs were set when it was saved."""
 """In the entry: the console of the boot, up to where it was saved."""
 RESTORED_BOOT_LOG: Final = "boot.log"
 """The same in the workspace of a machine that continues from a snapshot."""
@@ -201,7 +205,10 @@ class Snapshots:
             # A device that used the file behind memory in place would not see what the guest wrote.
             answering_vm(snapshot.guest, self._qemu, machine, direct_dma=False) as vm,
         ):
-            vm.host.make_fresh(time.time(), secrets.token_bytes(32))
+            watchdogs = fresh_words(timeout_factor())
+            if watchdogs == _saved_watchdogs(snapshot.saved):
+                watchdogs = {}
+            vm.host.make_fresh(time.time(), secrets.token_bytes(32), watchdogs)
             yield vm
 
     def _make(self, snapshot: Snapshot, workspace: Workspace) -> None:
@@ -234,6 +241,7 @@ class Snapshots:
                 _wait_idle(vm)
             vm.machine.save(entry)
         shutil.copy(workspace.path("console.log"), entry / BOOT_LOG)
+        (entry / STRETCHED).write_text(json.dumps(fresh_words(timeout_factor())))
 
     def _make_again(
         self, snapshot: Snapshot, workspace: Workspace, error: Exception, tried: float
@@ -270,6 +278,14 @@ def forget_old(cache: Cache, name: str, *, keep: int) -> None:
                 used[key] = path.stat().st_mtime
     for key in sorted(used, key=lambda key: used[key], reverse=True)[keep:]:
         cache.forget(KIND, name, key)
+
+
+def _saved_watchdogs(saved: SavedState) -> object:
+    """Return the words that a saved guest need not be told again; None when nobody knows."""
+    try:
+        return json.loads((saved.directory / STRETCHED).read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def _wait_idle(vm: Vm) -> None:

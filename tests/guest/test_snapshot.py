@@ -12,7 +12,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -176,9 +176,9 @@ def test_each_guest_is_given_a_seed_of_its_own(lab: Lab, monkeypatch: pytest.Mon
     seeds = []
     make_fresh = Control.make_fresh
 
-    def note(control: Control, now: float, seed: bytes) -> None:
+    def note(control: Control, now: float, seed: bytes, watchdogs: Mapping[str, int]) -> None:
         seeds.append(seed)
-        make_fresh(control, now, seed)
+        make_fresh(control, now, seed, watchdogs)
 
     monkeypatch.setattr(Control, "make_fresh", note)
     for _ in range(2):
