@@ -74,14 +74,19 @@ class Guest:
     ) -> tuple[CallAnswer, list[EntryAnswer]]:
         """Make a call, and return its answers as they were written into the frame."""
         request = CallRequest(operation, len(entries), version=version, features=features)
-        frame = bytearray(frame_of(request, entries))
-        write_answers(frame, carry_out(self.partition, bytes(frame)))
-        header = CallAnswer.unpack(bytes(frame[CallRequest.SIZE :][: CallAnswer.SIZE]))
+        frame = self.carried_out(frame_of(request, entries))
+        header = CallAnswer.unpack(frame[CallRequest.SIZE :][: CallAnswer.SIZE])
         answers = []
         for number in range(len(entries)):
             at = entry_offset(number) + EntryRequest.SIZE
-            answers.append(EntryAnswer.unpack(bytes(frame[at : at + EntryAnswer.SIZE])))
+            answers.append(EntryAnswer.unpack(frame[at : at + EntryAnswer.SIZE]))
         return header, answers
+
+    def carried_out(self, frame: bytes) -> bytes:
+        """Return a frame after the call in it."""
+        whole = bytearray(frame)
+        write_answers(whole, carry_out(self.partition, frame))
+        return bytes(whole)
 
     def negotiate(self, features: int = ~Feature(0)) -> CallAnswer:
         """Negotiate version 1.0."""
@@ -97,8 +102,11 @@ class Guest:
         self, pair: EntryAnswer, *, requester: int | None = None, pasid: int | None = None
     ) -> Delivered | Fault:
         """Write a pair to its address, as a device does."""
-        place = pair.address - DOORBELLS
-        return self.partition.signal(place, pair.data, requester=requester, pasid=pasid)
+        return self.partition.signal(self.place(pair), pair.data, requester=requester, pasid=pasid)
+
+    def place(self, pair: EntryAnswer) -> int:
+        """Return where among the doorbells a pair's address is."""
+        return pair.address - DOORBELLS
 
     def arrival(self, pair: EntryAnswer) -> tuple[int, int] | None:
         """Return the CPU and vector that a pair's message reaches, None when it is blocked."""
