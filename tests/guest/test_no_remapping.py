@@ -34,6 +34,7 @@ def test_ims_and_more_than_one_message_of_msi_are_refused(ims_device: PluggedFun
 
 
 @pytest.mark.cpus(2)
+@pytest.mark.leaves("events")
 @pytest.mark.parametrize("store", [Store.MSI, Store.MSIX], ids=lambda store: store.name)
 def test_a_move_rewrites_the_message_and_the_next_interrupt_lands_on_the_new_cpu(
     ims_device: PluggedFunction, store: Store
@@ -49,4 +50,8 @@ def test_a_move_rewrites_the_message_and_the_next_interrupt_lands_on_the_new_cpu
         assert (named.destination, named.vector) == (live.destination, live.vector)
         event = ims_device.model.raise_and_wait(store, 0, Deadline(5, "an interrupt after a move"))
         assert event.cpu == cpu
-    ims_device.model.ledger.assert_quiet()
+    # Where 6.1 moves an MSI-X vector from its handler, the handler runs once more on the new CPU,
+    # for nothing: msi_set_affinity() has it taken again when in doubt (arch/x86/kernel/apic/msi.c).
+    assert not ims_device.model.ledger.unanswered
+    for finding in ims_device.model.ledger.findings():
+        assert "with nothing outstanding" in str(finding)
