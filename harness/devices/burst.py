@@ -61,7 +61,7 @@ class Burst:
         self._failed: Event | None = None
         self._lock = threading.Lock()
         self._writer = writer
-        self._begin = writer.stream.mark()
+        self._begin = writer.stream.mark_of(BurstOver)
         self._over = False
         self._began = time.monotonic()
         if not self._indices or count < 1:

@@ -390,7 +390,7 @@ class Ledger:
         """Ask again, under the lock, after each step of an event."""
         stream = self._writer.stream
         while True:
-            seen = stream.mark()
+            seen = stream.mark_of(Step)
             with self._lock:
                 if condition():
                     return

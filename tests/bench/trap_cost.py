@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Final
 
 from harness.devices.ims_function.spec import ImsFunctionSpec
+from harness.devices.virte_function.events import Called
 from harness.devices.virte_function.function import Area, VirteFunction
 from harness.host.deadline import Deadline
 from harness.hypervisor.host import Host
@@ -111,20 +112,21 @@ class Guest:
                 cost.seconds.append(self.do(step, done))
 
     def _count(self, step: str, count: int) -> tuple[int, int]:
-        mark = self._vm.machine.events.mark()
-        virte = self._virte
-        calls, accesses = (len(virte.calls), virte.accesses.mark()) if virte else (0, None)
+        events, virte = self._vm.machine.events, self._virte
+        mark = events.mark()
+        accesses = virte.accesses.mark() if virte else None
         with self._plugged.trapped() as traps:
             self.do(step, count)
         trapped = traps[self.path.store]
         asked = sum(
             item.direction == "<-" and item.message.command == Command.DEVICE_SET_IRQS
-            for item in self._vm.machine.events.of(Exchanged, mark)
+            for item in events.of(Exchanged, mark)
         )
         if virte is not None and accesses is not None:
             seen = virte.accesses.counts_since(accesses)
             trapped += sum(seen[area].total for area in (Area.CALLS, Area.FRAMES, Area.REGISTERS))
-            asked += len(virte.calls) - calls
+            # Of thousands of calls the first are not kept any more.
+            asked += events.mark_of(Called).ends[Called] - mark.ends.get(Called, 0)
         return trapped, asked
 
     def do(self, step: str, count: int) -> float:
