@@ -107,7 +107,8 @@ class Stream:
             return Mark({kind: lane.end for kind, lane in self._lanes.items()})
 
     def mark_of(self, kind: type[Event]) -> Mark:
-        """Return the moment that is now in one kind that nobody writes late. Asks nobody."""
+        """Return the moment that is now in one kind; the others are not asked for."""
+        self._hear_late_writers(kind)
         with self._lock:
             lane = self._lanes.get(kind)
             return Mark({kind: lane.end if lane else 0})
@@ -119,7 +120,7 @@ class Stream:
 
         :raises HarnessError: some of them are gone, there were too many.
         """
-        self._hear_late_writers()
+        self._hear_late_writers(kind)
         with self._lock:
             lane = self._lanes.get(kind)
             if lane is None:
@@ -161,12 +162,10 @@ class Stream:
         :raises DeadlineExpired: none came; its evidence is the last one of the kind.
         :raises HarnessError: what the stream's ``lost`` says, or this one.
         """
-        seen = (self.mark() if since is None else since).ends.get(kind, 0)
+        seen = (self.mark_of(kind) if since is None else since).ends.get(kind, 0)
         last: E | None = None
-        late = [write_new for write_new, kinds in self._late if kind in kinds]
         while True:
-            for write_new in late:
-                write_new()
+            late = self._hear_late_writers(kind)
             with self._lock:
                 wakes = self._wakes
                 lane = self._lanes.get(kind)
@@ -198,9 +197,12 @@ class Stream:
             finally:
                 self._awaited[kind] -= 1
 
-    def _hear_late_writers(self) -> None:
-        for write_new, _ in self._late:
+    def _hear_late_writers(self, kind: type[Event] | None = None) -> bool:
+        """Have those write who write a kind late, or any; return whether there are some."""
+        late = [write_new for write_new, kinds in self._late if kind is None or kind in kinds]
+        for write_new in late:
             write_new()
+        return bool(late)
 
 
 class Writer:

@@ -163,7 +163,7 @@ class QmpSession:
         :raises DeadlineExpired: it did not come.
         :raises HarnessError: QEMU ended.
         """
-        begin = self._events.mark()
+        begin = self._events.mark_of(MonitorEvent)
         yield
         self._events.wait(
             MonitorEvent,

@@ -76,12 +76,15 @@ class Watch:
 
     def _on_event(self, event: MonitorEvent) -> None:
         log.debug("%s: %s %s", self._name, event.name, event.data)
-        tail = self._console_tail()
         if event.name == "GUEST_PANICKED":
+            tail = self._console_tail()
             self._vitals.lose(GuestPanic("the guest reported a panic", evidence=tail))
         elif event.name == "SHUTDOWN" and event.data["guest"] and not self._shutdown_expected:
-            reason = event.data["reason"]
-            self._vitals.lose(GuestLost(f"the guest went down by itself: {reason}", evidence=tail))
+            lost = GuestLost(
+                f"the guest went down by itself: {event.data['reason']}",
+                evidence=self._console_tail(),
+            )
+            self._vitals.lose(lost)
 
     def _on_exit(self) -> None:
         # The console is closed by QEMU's end; the exit status is there in a moment.

@@ -9,6 +9,7 @@ from typing import ClassVar
 import pytest
 
 from harness.errors import DeadlineExpired, GuestPanic, HarnessError
+from harness.events.clock import ClockTied
 from harness.events.stream import Event, Stream, Writer, now
 from harness.events.timeline import timeline
 from harness.host.deadline import Deadline
@@ -145,6 +146,17 @@ def test_who_writes_late_is_asked_by_views_and_waits() -> None:
     timer.start()
     assert stream.wait(Word, soon(), since=mark).text == "two"
     timer.join()
+
+
+def test_who_writes_late_is_not_asked_for_what_others_write() -> None:
+    stream = Stream()
+    asked: list[None] = []
+    stream.ask_late_writer(lambda: asked.append(None), Word)
+    assert stream.of(ClockTied) == []
+    assert stream.mark_of(ClockTied).ends == {ClockTied: 0}
+    assert not asked
+    assert stream.of(Word) == []
+    assert len(asked) == 1
 
 
 def test_a_writer_joins_another_stream_under_another_name() -> None:
