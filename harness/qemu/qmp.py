@@ -156,21 +156,24 @@ class QmpSession:
         name: str,
         deadline: Deadline,
         accept: Callable[[Mapping[str, Any]], bool] = lambda _: True,
-    ) -> Iterator[None]:
-        """Hold what makes QEMU announce an event; leaving waits for it.
+    ) -> Iterator[list[MonitorEvent]]:
+        """Hold what makes QEMU announce an event; leaving waits for it, and puts it into the list.
 
         :param accept: whether the event with this data is the one.
         :raises DeadlineExpired: it did not come.
         :raises HarnessError: QEMU ended.
         """
         begin = self._events.mark_of(MonitorEvent)
-        yield
-        self._events.wait(
-            MonitorEvent,
-            deadline,
-            lambda event: event.name == name and accept(event.data),
-            since=begin,
-            lost=self._lost,
+        announced: list[MonitorEvent] = []
+        yield announced
+        announced.append(
+            self._events.wait(
+                MonitorEvent,
+                deadline,
+                lambda event: event.name == name and accept(event.data),
+                since=begin,
+                lost=self._lost,
+            )
         )
 
     def _lost(self) -> HarnessError | None:

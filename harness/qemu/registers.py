@@ -3,29 +3,32 @@
 from __future__ import annotations
 
 import re
+from typing import Final
 
 from harness.errors import HarnessError
 from harness.qemu.qmp import QmpSession
 
+_WORD: Final = 4
+
 
 class Registers:
-    """The registers of one device, at guest physical address ``base``."""
+    """The registers of one device, at guest physical address ``base``.
+
+    What is read at once is from one moment: the monitor lets no CPU in between.
+    """
 
     def __init__(self, qmp: QmpSession, base: int):
         self._qmp = qmp
         self._base = base
 
-    def read32(self, offset: int) -> int:
-        """Return the 32-bit register at ``offset``."""
-        return self._read("w", offset)
+    def read(self, offset: int, count: int) -> bytes:
+        """Return ``count`` bytes, read in 32-bit words; both arguments are multiples of four.
 
-    def read64(self, offset: int) -> int:
-        """Return the 64-bit register at ``offset``."""
-        return self._read("g", offset)
-
-    def _read(self, size: str, offset: int) -> int:
-        answer = self._qmp.human(f"xp /1{size}x {self._base + offset:#x}")
-        match = re.fullmatch(r"\s*[0-9a-f]+: (0x[0-9a-f]+)\s*", answer)
-        if not match:
-            raise HarnessError(f"cannot read the register at {self._base + offset:#x}: {answer}")
-        return int(match[1], 16)
+        :raises HarnessError: the monitor does not read there.
+        """
+        place = self._base + offset
+        answer = self._qmp.human(f"xp /{count // _WORD}wx {place:#x}")
+        words = [int(word, 16) for word in re.findall(r"\b0x[0-9a-f]{8}\b", answer)]
+        if len(words) * _WORD != count:
+            raise HarnessError(f"cannot read {count} bytes of registers at {place:#x}: {answer}")
+        return b"".join(word.to_bytes(_WORD, "little") for word in words)

@@ -27,6 +27,9 @@ from harness.qemu.qmp import QmpSession
 SAVE_SECONDS: Final = 30.0
 LOAD_SECONDS: Final = 20.0
 
+_ENDS: Final = ("completed", "failed")
+"""Of a migration, in the words of its MIGRATION event."""
+
 _CHUNK: Final = 1 << 16
 _ZEROS: Final = bytes(_CHUNK)
 
@@ -142,12 +145,10 @@ def _migrate(
     qmp.execute("migrate-set-capabilities", {"capabilities": capabilities})
     address = {"transport": "file", "filename": str(state), "offset": 0}
     channels = [{"channel-type": "main", "addr": address}]
-    with qmp.expecting(
-        "MIGRATION", deadline, lambda data: data["status"] in ("completed", "failed")
-    ):
+    with qmp.expecting("MIGRATION", deadline, lambda data: data["status"] in _ENDS) as announced:
         qmp.execute(command, {"channels": channels, **options})
-    answer = qmp.execute("query-migrate")
-    if answer["status"] != "completed":
+    if announced[0].data["status"] != "completed":
+        answer = qmp.execute("query-migrate")
         raise HarnessError(f"{command}: {answer.get('error-desc', answer['status'])}")
 
 

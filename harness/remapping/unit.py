@@ -30,11 +30,8 @@ from harness.spec.vtd import (
 class RegisterReader(Protocol):
     """Reads the registers of one unit, by offset from its base."""
 
-    def read32(self, offset: int) -> int:
-        """Return a 32-bit register."""
-
-    def read64(self, offset: int) -> int:
-        """Return a 64-bit register."""
+    def read(self, offset: int, count: int) -> bytes:
+        """Return ``count`` bytes as they stand at one moment; both are multiples of four."""
 
 
 class PhysicalMemory(Protocol):
@@ -80,29 +77,38 @@ class UnitState:
 
 def read_unit(registers: RegisterReader) -> UnitState:
     """Return the state of a unit, pending faults included."""
-    capability = Capability.unpack(registers.read64(Register.CAP))
-    fault_status = FaultStatus.unpack(registers.read32(Register.FSTS))
+    first = registers.read(0, Register.FSTS + 4)
+    capability = Capability.unpack(_register(first, Register.CAP, 8))
+    fault_status = FaultStatus.unpack(_register(first, Register.FSTS, 4))
     return UnitState(
-        version=Version.unpack(registers.read32(Register.VER)),
+        version=Version.unpack(_register(first, Register.VER, 4)),
         capability=capability,
-        extended_capability=ExtendedCapability.unpack(registers.read64(Register.ECAP)),
-        status=GlobalStatus.unpack(registers.read32(Register.GSTS)),
+        extended_capability=ExtendedCapability.unpack(_register(first, Register.ECAP, 8)),
+        status=GlobalStatus.unpack(_register(first, Register.GSTS, 4)),
         fault_status=fault_status,
-        table=TableAddress.unpack(registers.read64(Register.IRTA)),
+        table=TableAddress.unpack(_register(registers.read(Register.IRTA, 8), 0, 8)),
         faults=_pending_faults(registers, capability) if fault_status.pending else (),
     )
 
 
+def read_fault_status(registers: RegisterReader) -> FaultStatus:
+    """Return FSTS_REG alone."""
+    return FaultStatus.unpack(_register(registers.read(Register.FSTS, 4), 0, 4))
+
+
 def _pending_faults(registers: RegisterReader, capability: Capability) -> tuple[FaultRecord, ...]:
     first = capability.fault_register_offset * REGISTER_OFFSET_UNIT
-    offsets = range(
-        first, first + (capability.fault_registers + 1) * FAULT_RECORD_SIZE, FAULT_RECORD_SIZE
-    )
+    count = (capability.fault_registers + 1) * FAULT_RECORD_SIZE
+    raw = registers.read(first, count)
     records = (
-        FaultRecord.unpack(registers.read64(offset) | registers.read64(offset + 8) << 64)
-        for offset in offsets
+        FaultRecord.unpack(_register(raw, offset, FAULT_RECORD_SIZE))
+        for offset in range(0, count, FAULT_RECORD_SIZE)
     )
     return tuple(record for record in records if record.fault)
+
+
+def _register(raw: bytes, offset: int, size: int) -> int:
+    return int.from_bytes(raw[offset : offset + size], "little")
 
 
 # Maps the first byte of an entry to its Present bit.

@@ -9,8 +9,8 @@ from harness.errors import CheckFailed, HarnessError
 from harness.qemu.machine import Machine
 from harness.qemu.memory import GuestRam
 from harness.qemu.trace import TrappedAccesses
-from harness.remapping.unit import RemappingTable, UnitState, read_unit
-from harness.spec.vtd import FaultStatus, Register
+from harness.remapping.unit import RemappingTable, UnitState, read_fault_status, read_unit
+from harness.spec.vtd import FaultStatus
 from harness.testbed.invalidation_oracle import InvalidationOracle
 from harness.testbed.platform import no_remapping
 from harness.testbed.unit_watch import UnitWatch
@@ -46,7 +46,7 @@ class Observer:
         """
         if self._machine.spec.iommu is None:
             return FaultStatus()
-        return FaultStatus.unpack(self._machine.registers(IOMMU_BASE).read32(Register.FSTS))
+        return read_fault_status(self._machine.registers(IOMMU_BASE))
 
     def unit_watch(self) -> UnitWatch | None:
         """Return what follows the unit from now on, for other threads; None without a unit."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
@@ -144,10 +143,8 @@ class PluggedFunction(ServedFunction[ImsFunction]):
         """
         count = self.model.spec.msix_vectors
         base = self.bar_address(regs.BAR_MSIX) + regs.MSIX_TABLE_OFFSET
-        text = self.machine.qmp.human(f"xp /{count * 4}wx {base:#x}")
-        words = [int(word, 16) for word in re.findall(r"\b0x[0-9a-f]{8}\b", text)]
-        raw = b"".join(word.to_bytes(4, "little") for word in words)
         size = MessageEntry.SIZE
+        raw = self.machine.registers(base).read(0, count * size)
         return [MessageEntry.unpack(raw[at : at + size]) for at in range(0, count * size, size)]
 
     # Checks.

@@ -39,11 +39,9 @@ class Registers:
         self.dwords = {int(offset): value for offset, value in REGISTERS.items()}
         self.dwords.update(changes or {})
 
-    def read32(self, offset: int) -> int:
-        return self.dwords.get(offset, 0)
-
-    def read64(self, offset: int) -> int:
-        return self.read32(offset) | self.read32(offset + 4) << 32
+    def read(self, offset: int, count: int) -> bytes:
+        words = (self.dwords.get(place, 0) for place in range(offset, offset + count, 4))
+        return b"".join(word.to_bytes(4, "little") for word in words)
 
 
 class Memory:
