@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from harness.devices.ledger import Fate
 from harness.host.deadline import Deadline, wait_until
 from harness.spec.interrupt import Store
 from harness.spec.pci import CapabilityId, MsiControl, MsixControl, msi_offsets
@@ -17,6 +18,8 @@ pytestmark = pytest.mark.capability("B6")
 
 ROUNDS = 700
 """Cycles of each store."""
+KEPT = {Fate.PENDING, Fate.MERGED, Fate.DISABLED}
+"""What becomes of an event that does not leave the device."""
 LAZY = {"vmap_area"}
 """Caches of what is freed later, much at a time: mappings of the MSI-X table (lazy_max_pages())."""
 
@@ -79,9 +82,13 @@ def test_thousands_of_cycles_leave_no_irte_no_number_no_vector_and_no_memory(
 def test_a_teardown_under_load_reaches_no_handler_that_is_gone(
     vm: Vm, ims_device: PluggedFunction
 ) -> None:
+    # Not of MSI or MSI-X: what QEMU held behind their masks outlives the device's reset.
+    first = taken_by_four(ims_device, Store.IMS)
     for store in STORES:
         tear_down_under_load(vm, ims_device, store)
         assert ims_device.model.ledger.findings() == []
+    # What was lost on the way and shows nowhere, shows in what is handed out next.
+    assert taken_by_four(ims_device, Store.IMS) == first
     ims_device.model.ledger.assert_quiet()
 
 
@@ -99,11 +106,25 @@ def tear_down_under_load(vm: Vm, ims_device: PluggedFunction, store: Store) -> N
     # The first one last: with its handler Linux takes the message from the MSI capability, however
     # many others are live (msi_domain_deactivate()), and they would be writes to address 0.
     guest.release(store, 1, 3)
+    insist(ims_device, store, 1, 2, 3)
     guest.release(store)
+    insist(ims_device, store, 0, 1, 2, 3)
     guest.free(store, count=4)
+    insist(ims_device, store, 0, 1, 2, 3)
     assert ims_device.irtes() == {}
     guest.reset()  # what is held behind a mask is dropped, and ends the load
     wait_until(lambda: load.over, Deadline(20, "the end of the load"))
+
+
+def insist(ims_device: PluggedFunction, store: Store, *indices: int) -> None:
+    """Raise interrupts whose handlers are gone: the device has to keep them.
+
+    The load is silent by then, for what it raised last is never answered. MSI-X is masked by QEMU
+    instead: what it lets through meets no IRTE, which the unit records.
+    """
+    for index in indices:
+        event = ims_device.model.raise_interrupt(store, index)
+        assert event.fate in KEPT or store is Store.MSIX, str(event)
 
 
 def test_unbinding_the_driver_frees_everything_that_is_still_in_use(

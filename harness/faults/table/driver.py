@@ -50,7 +50,10 @@ DRIVER_FAULTS: Final = (
         imitates="interrupts leak at teardown (4c457e8cb75e)",
         seed=Patch(call_of("irq_dispose_mapping", within="imstest_ims_domain_free"), skip),
         rows=("B6",),
-        tests=("test_teardown.py",),
+        tests=(
+            "test_teardown.py::test_a_teardown_under_load_reaches_no_handler_that_is_gone",
+            "test_teardown.py::test_thousands_of_cycles_leave_no_irte_no_number_no_vector_and_no_memory",
+        ),
     ),
     Fault(
         name="call-for-a-pair-is-not-made",

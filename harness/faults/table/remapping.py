@@ -164,6 +164,7 @@ REMAPPING_FAULTS: Final = (
         seed=Patch(call_of("__bitmap_clear", "bitmap_release_region", within=FREE), skip),
         rows=("B6",),
         tests=(
+            "test_teardown.py::test_a_teardown_under_load_reaches_no_handler_that_is_gone",
             "test_teardown.py::test_thousands_of_cycles_leave_no_irte_no_number_no_vector_and_no_memory",
         ),
     ),

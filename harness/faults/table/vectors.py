@@ -1,4 +1,7 @@
-"""Faults of the vector domain and of CPUs that go: arch/x86/kernel/apic and irq.c beside it."""
+"""Faults of the vector domain, of CPUs that go and of the interrupt core.
+
+They are in arch/x86/kernel/apic, in irq.c beside it, and in kernel/irq.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ VECTOR_FAULTS: Final = (
         ),
         rows=("B3", "B6"),
         tests=(
+            "test_teardown.py::test_a_teardown_under_load_reaches_no_handler_that_is_gone",
             "test_teardown.py::test_thousands_of_cycles_leave_no_irte_no_number_no_vector_and_no_memory",
         ),
     ),
@@ -33,6 +37,21 @@ VECTOR_FAULTS: Final = (
         ),
         rows=("B6",),
         tests=("test_teardown.py::test_more_moves_than_there_are_vectors_leave_none_taken",),
+    ),
+    Fault(
+        name="interrupt-is-not-masked-at-shutdown",
+        imitates="vectors left unmasked (83dbf898a2d4), here by a teardown",
+        seed=Patch(
+            # Of a function, or where that is inlined of what the chip has for it.
+            call_of(
+                "__irq_disable",
+                *(f"__x86_indirect_thunk_r{register}x" for register in "acd"),
+                within=("irq_shutdown", "irq_shutdown_and_deactivate"),
+            ),
+            skip,
+        ),
+        rows=("B6",),
+        tests=("test_teardown.py::test_a_teardown_under_load_reaches_no_handler_that_is_gone",),
     ),
     Fault(
         name="cpu-takes-its-interrupts-along",
