@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 from harness.faults.fault import Fault
@@ -31,12 +32,15 @@ def _unmaps_nothing(unmap: Original) -> Original:
     return nothing
 
 
-def _admits(entry_of: Original) -> Original:
-    def admit(self: Host, *arguments: object) -> tuple[HostEntry | None, Blocked | None]:
-        entry, reason = entry_of(self, *arguments)
-        return entry, None if reason is Blocked.WRONG_SOURCE else reason
+def _overlooks(what: Blocked) -> Callable[[Original], Original]:
+    def make(entry_of: Original) -> Original:
+        def admit(self: Host, *arguments: object) -> tuple[HostEntry | None, Blocked | None]:
+            entry, reason = entry_of(self, *arguments)
+            return entry, None if reason is what else reason
 
-    return admit
+        return admit
+
+    return make
 
 
 def _tears_down_first(retarget: Original) -> Original:
@@ -123,9 +127,16 @@ HYPERVISOR_FAULTS: Final = (
     Fault(
         name="host-checks-no-origin",
         imitates="a sender that is not verified (shape of a wrong source id)",
-        seed=Replacement(Host, "_entry_of", _admits),
+        seed=Replacement(Host, "_entry_of", _overlooks(Blocked.WRONG_SOURCE)),
         rows=("D8",),
         tests=("test_virte_failures.py",),
+    ),
+    Fault(
+        name="host-checks-no-pasid",
+        imitates="a sender that is verified by half: the PASID is not looked at (shape)",
+        seed=Replacement(Host, "_entry_of", _overlooks(Blocked.WRONG_PASID)),
+        rows=("D9",),
+        tests=("test_virte_pasid.py",),
     ),
     Fault(
         name="host-tears-the-old-route-down-first",

@@ -209,4 +209,25 @@ REMAPPING_FAULTS: Final = (
         rows=("G1",),
         tests=("test_invalidation.py",),
     ),
+    Fault(
+        name="invalidation-is-not-waited-for",
+        imitates="an invalidation that is queued, and taken for done (shape)",
+        # QEMU has carried out the whole queue when the write of its tail returns: a wait descriptor
+        # that nobody looks at has completed all the same. So it asks for no status either, and is a
+        # fence alone (FN instead of SW, VT-d 6.5.2.8, 7.10); the status says "done" from the start.
+        seed=Together(
+            (
+                Patch(
+                    instruction(r"movabs \w+, 0x200000025", within="qi_submit_sync"),
+                    immediate(0x2_0000_0045),
+                ),
+                Patch(
+                    instruction(r"mov dword ptr \[\w+ \+ \w+\*4\], 1", within="qi_submit_sync"),
+                    immediate(2),
+                ),
+            )
+        ),
+        rows=("G1",),
+        tests=("test_invalidation.py",),
+    ),
 )
