@@ -31,6 +31,8 @@ SYMBOLS_SECONDS: Final = 60.0
 """Bound of reading the kernel's symbols: some 150,000 lines."""
 
 _SYMBOLS: Final = "symbols"
+_KEPT: Final = 16
+"""Boots of one kernel whose symbols stay, of 8 MB each: a campaign has one for each machine."""
 
 LARGEST: Final = 0x4000
 """No function that is looked into is larger."""
@@ -89,12 +91,15 @@ def _symbols(vm: Vm) -> Symbols:
     if not boot.exists():  # booted for this test alone
         return parse_symbols(read())
 
+    cache, name = Cache(cache_directory(), Progress(sys.stderr)), vm.guest.kernel.name
+
     def make(directory: Path, record: Path) -> None:
         (directory / _SYMBOLS).write_text(read())
+        # Room for one more: the new one is not counted until it is complete.
+        cache.forget_old(_SYMBOLS, name, keep=_KEPT - 1)
 
-    cache = Cache(cache_directory(), Progress(sys.stderr))
     key = digest(boot.read_bytes(), vm.host.read_file("/proc/modules"))
-    found = cache.provide(_SYMBOLS, vm.guest.kernel.name, key, make)
+    found = cache.provide(_SYMBOLS, name, key, make)
     return parse_symbols((found / _SYMBOLS).read_text())
 
 

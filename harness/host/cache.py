@@ -18,6 +18,7 @@ import fcntl
 import hashlib
 import logging
 import os
+import re
 import shutil
 import tempfile
 import time
@@ -161,6 +162,22 @@ class Cache:
         path = self._path(kind, name, key)
         with self.lock(f"{kind}-{path.name}", f"{kind} {name}"):
             _remove(path)
+
+    def forget_old(self, kind: str, name: str, *, keep: int) -> None:
+        """Remove the entries of a name, but for those that were used last.
+
+        Whoever has a file of one open, or in its memory, keeps that until it ends.
+
+        :raises DeadlineExpired: as :meth:`forget`.
+        """
+        used: dict[str, float] = {}
+        for path in (self.directory / kind).glob(f"{name}-*"):
+            # "-xapic-..." has another name; and one that is listed may be gone by now.
+            if re.fullmatch("[0-9a-f]{16}", key := path.name.removeprefix(f"{name}-")):
+                with contextlib.suppress(FileNotFoundError):
+                    used[key] = path.stat().st_mtime
+        for key in sorted(used, key=lambda key: used[key], reverse=True)[keep:]:
+            self.forget(kind, name, key)
 
     @contextlib.contextmanager
     def lock(self, name: str, what: str) -> Iterator[None]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-import re
 import secrets
 import shutil
 import time
@@ -48,9 +47,9 @@ log = logging.getLogger(__name__)
 
 KIND: Final = "snapshot"
 BOOT_LOG: Final = "console.log"
+"""In the entry: the console of the boot, up to where it was saved."""
 STRETCHED: Final = "watchdogs.json"
 """To what the guest's watchdogs were set when it was saved."""
-"""In the entry: the console of the boot, up to where it was saved."""
 RESTORED_BOOT_LOG: Final = "boot.log"
 """The same in the workspace of a machine that continues from a snapshot."""
 
@@ -216,7 +215,7 @@ class Snapshots:
             boot = Workspace(workspace.directory / "boot")
             self._boot_and_save(snapshot, entry, boot)
             # Room for one more: the new one is not counted until it is complete.
-            forget_old(self._cache, snapshot.name, keep=KEPT - 1)
+            self._cache.forget_old(KIND, snapshot.name, keep=KEPT - 1)
 
         self._cache.provide(
             KIND,
@@ -260,24 +259,10 @@ class Snapshots:
         booted = (guest.kernel.key, guest.image.initramfs.parent.name)
         makers = digest_of_files([Path(__file__), *(Path(str(m.__file__)) for m in _MAKERS)])
         qemu = (self._qemu.version, self._qemu.origin, self._qemu.digest)
-        # Software emulation is the same on every host, but for the time stamp counter.
-        cpu = processor() if spec.accelerator == "kvm" else tsc_khz()
+        # Software emulation is the same on every host, but for the time stamp counter. Its rate is
+        # measured: to 10 MHz, so that a border between two roundings is not where hosts are.
+        cpu = processor() if spec.accelerator == "kvm" else round(tsc_khz() or 0, -4)
         return digest(booted, spec, kernel_arguments, qemu, cpu, makers)
-
-
-def forget_old(cache: Cache, name: str, *, keep: int) -> None:
-    """Remove the snapshots of a name from the cache, but for those that were used last.
-
-    Machines that continue from one of them now keep its memory until they end.
-    """
-    used: dict[str, float] = {}
-    for path in (cache.directory / KIND).glob(f"{name}-*"):
-        # "-xapic-..." is another machine; and one that is listed may be gone by now.
-        if re.fullmatch("[0-9a-f]{16}", key := path.name.removeprefix(f"{name}-")):
-            with contextlib.suppress(FileNotFoundError):
-                used[key] = path.stat().st_mtime
-    for key in sorted(used, key=lambda key: used[key], reverse=True)[keep:]:
-        cache.forget(KIND, name, key)
 
 
 def _saved_watchdogs(saved: SavedState) -> object:

@@ -162,6 +162,34 @@ def test_an_entry_unused_for_long_is_swept_and_one_in_use_is_not(cache: Cache) -
     assert sorted((cache.directory / "kind").iterdir()) == [new, used]
 
 
+def used(cache: Cache, name: str, *, at: int) -> Path:
+    """Put an entry into the cache as it was used at some time."""
+    path = cache.directory / "kind" / name
+    path.mkdir(parents=True)
+    (path / "file").touch()
+    os.utime(path, (at, at))
+    return path
+
+
+def test_the_entries_of_a_name_that_were_used_last_stay(cache: Cache) -> None:
+    keys = [f"{number:016x}" for number in (7, 3, 9, 1)]  # names tell nothing of their age
+    entries = [used(cache, f"thing-{key}", at=1000 + age) for age, key in enumerate(keys)]
+    cache.forget_old("kind", "thing", keep=2)
+    assert [path.exists() for path in entries] == [False, False, True, True]
+
+
+def test_entries_of_other_names_and_half_made_ones_are_not_forgotten(cache: Cache) -> None:
+    key = "0123456789abcdef"
+    others = [f"thing-more-{key}", f"other-thing-{key}", f"thing-{key}.partial"]
+    entries = [used(cache, name, at=1) for name in others]
+    cache.forget_old("kind", "thing", keep=0)
+    assert all((path / "file").exists() for path in entries)
+
+
+def test_a_cache_that_has_nothing_of_a_kind_has_nothing_to_forget(cache: Cache) -> None:
+    cache.forget_old("kind", "thing", keep=0)
+
+
 def test_a_second_run_waits_says_so_and_takes_what_the_first_made(tmp_path: Path) -> None:
     said = io.StringIO()
     first, second = (Cache(tmp_path, Progress(stream)) for stream in (None, said))

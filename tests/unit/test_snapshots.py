@@ -1,9 +1,8 @@
-"""What a snapshot is found by, and which stay in the cache."""
+"""What a snapshot is found by."""
 
 from __future__ import annotations
 
 import dataclasses
-import os
 from pathlib import Path
 from typing import Literal
 
@@ -19,39 +18,7 @@ from harness.host.cache import Cache
 from harness.host.progress import Progress
 from harness.qemu.command import MachineSpec
 from harness.testbed import snapshots
-from harness.testbed.snapshots import KIND, Snapshots, forget_old
-
-NAME = "debian-6.12-caching"
-
-
-def entry(cache: Path, name: str, *, used: int) -> Path:
-    path = cache / KIND / name
-    path.mkdir(parents=True)
-    (path / "memory").touch()
-    os.utime(path, (used, used))
-    return path
-
-
-def test_the_snapshots_that_were_used_last_stay(tmp_path: Path) -> None:
-    keys = [f"{number:016x}" for number in (7, 3, 9, 1)]  # names tell nothing of their age
-    entries = [entry(tmp_path, f"{NAME}-{key}", used=1000 + age) for age, key in enumerate(keys)]
-    forget_old(Cache(tmp_path, Progress(None)), NAME, keep=2)
-    assert [path.exists() for path in entries] == [False, False, True, True]
-
-
-def test_other_machines_and_half_made_ones_are_left_alone(tmp_path: Path) -> None:
-    key = "0123456789abcdef"
-    others = [f"{NAME}-xapic-{key}", f"debian-6.1-caching-{key}", f"{NAME}-{key}.partial"]
-    entries = [entry(tmp_path, name, used=1) for name in others]
-    forget_old(Cache(tmp_path, Progress(None)), NAME, keep=0)
-    assert all((path / "memory").exists() for path in entries)
-
-
-def test_a_cache_without_snapshots_has_none_to_forget(tmp_path: Path) -> None:
-    forget_old(Cache(tmp_path, Progress(None)), NAME, keep=0)
-
-
-# Keys.
+from harness.testbed.snapshots import Snapshots
 
 QEMU = QemuBinary(("qemu",), "11.1.3", "package qemu", "digest")
 SPEC = MachineSpec(name="caching", description="")
@@ -96,3 +63,13 @@ def test_another_processor_makes_another_snapshot_under_kvm_only(
     here = key(tmp_path, spec=spec)
     monkeypatch.setattr(snapshots, "processor", lambda: ("model: another",))
     assert (key(tmp_path, spec=spec) != here) is matters
+
+
+def test_a_border_between_two_roundings_of_the_rate_makes_no_other_snapshot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keys = set()
+    for rate in (2_596_000, 2_596_100, 2_400_000):
+        monkeypatch.setattr(snapshots, "tsc_khz", lambda rate=rate: rate)
+        keys.add(key(tmp_path))
+    assert len(keys) == 2, "another host's rate does"
