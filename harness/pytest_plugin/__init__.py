@@ -10,6 +10,6 @@ from typing import Final
 
 pytest_plugins: Final = tuple(
     f"harness.pytest_plugin.{part}"
-    for part in ("options", "faults", "cells", "verdicts", "fixtures")
+    for part in ("options", "faults", "cells", "verdicts", "timeouts", "fixtures")
 )
 """The parts, the lower one first: pytest looks for hooks and fixtures in these."""

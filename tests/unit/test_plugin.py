@@ -7,6 +7,7 @@ import xml.etree.ElementTree as ET
 import pytest
 
 from harness.errors import Verdict
+from harness.host.deadline import SLOWDOWN_VARIABLE
 from harness.pytest_plugin.record import plain_nodeid
 from harness.report.outcome import Outcome
 from harness.report.run_store import kept_runs
@@ -100,6 +101,16 @@ def test_a_row_that_the_table_does_not_have_is_refused(pytester: pytest.Pytester
     pytester.makepyfile("import pytest\n@pytest.mark.capability('Z9')\ndef test_x(): pass")
     result = pytester.runpytest_subprocess("-p", "no:cacheprovider")
     result.stderr.fnmatch_lines(["ERROR: *::test_x: there is no capability 'Z9'"])
+
+
+@pytest.mark.parametrize(("factor", "passed"), [("1", 0), ("100", 1)])
+def test_a_time_out_of_pytests_own_is_stretched_as_ours_are(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, factor: str, passed: int
+) -> None:
+    monkeypatch.setenv(SLOWDOWN_VARIABLE, factor)
+    pytester.makepyfile("import threading\ndef test_x(): threading.Event().wait(0.5)")
+    result = pytester.runpytest_subprocess("-p", "no:cacheprovider", "--timeout", "0.1")
+    result.assert_outcomes(passed=passed, failed=1 - passed)
 
 
 @pytest.mark.parametrize("name", ["a/t.py::x", "a/t.py::x[k-m]", "a@b/t.py::x", "t.py::x[a@b]"])
