@@ -55,13 +55,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         help="kernels and machines to cover: a matrix's name, or its file "
         f"(default: {DEFAULT_MATRIX})",
     )
-    for what in ("kernel", "machine"):
+    for what, more in (("kernel", ""), ("machine", "; one beside: tests that are marked for it")):
         group.addoption(
             f"--{what}",
             action="append",
             default=[],
             metavar="NAME",
-            help=f"of these, only this {what} (repeatable)",
+            help=f"of these, only this {what} (repeatable)" + more,
         )
     add_tree_options(group.addoption)
     group.addoption(
@@ -110,6 +110,18 @@ def pytest_configure_node(node: Any) -> None:
         node.workerinput[_WORKER_KEY] = str(run_directory(node.config))
     if known := node.config.stash.get(_PROVISIONER, None):
         node.workerinput[_STATES_KEY] = states_text(known.states)
+
+
+def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> None:
+    """Say why so few tests have run on a machine that the matrix lacks."""
+    if not config.getoption("machine"):
+        return
+    covered = selection(config)
+    for name in covered.machines_outside:
+        terminalreporter.write_line(
+            f"imsh: the matrix {covered.matrix.name} has no machine {name}: only tests that are "
+            "marked for it were left; for all of them, give --matrix a file that has it"
+        )
 
 
 def run_directory(config: pytest.Config) -> Path:

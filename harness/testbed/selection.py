@@ -49,6 +49,11 @@ class Selection:
             if not self.only_machines or cell.machine in self.only_machines
         ]
 
+    @property
+    def machines_outside(self) -> list[str]:
+        """The machines of ``only_machines`` that only tests marked for them run on."""
+        return [name for name in self.only_machines if name not in self.matrix.machines]
+
     def kernel_names(self) -> list[str]:
         """Return the kernels of all cells."""
         return list(dict.fromkeys(cell.kernel for cell in self.cells()))

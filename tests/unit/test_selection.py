@@ -213,6 +213,23 @@ def test_tests_are_collected_for_what_the_command_line_leaves(pytester: pytest.P
     ]
 
 
+@pytest.mark.parametrize(
+    ("machine", "marked"),
+    [("caching-xapic", []), ("no-iommu", ["of_a_machine"]), ("caching", None)],
+)
+def test_a_machine_that_the_matrix_lacks_is_said_to_be_the_reason(
+    pytester: pytest.Pytester, machine: str, marked: list[str] | None
+) -> None:
+    pytester.makepyfile(TESTS)
+    words = ("--collect-only", "-q", "-p", "no:cacheprovider", "--machine", machine)
+    lines = pytester.runpytest_subprocess(*words).outlines
+    said = [line for line in lines if f"has no machine {machine}" in line]
+    assert bool(said) is (marked is not None)
+    if marked is not None:
+        ran = {line.rpartition("::test_")[2].partition("[")[0] for line in lines if "::" in line}
+        assert ran == {*marked, "of_no_guest"}
+
+
 def test_tests_that_share_a_guest_are_kept_together(pytester: pytest.Pytester) -> None:
     shared = TESTS.replace("def test_everywhere", '@pytest.mark.shared_vm("module")\ndef test_a')
     pytester.makepyfile(shared)
