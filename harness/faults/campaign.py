@@ -33,6 +33,9 @@ TESTS: Final = Path("tests/guest")
 RUN_SECONDS: Final = 900.0
 """Bound of the tests of one fault."""
 
+_WITHOUT: Final = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest")
+"""Plugins that a few tests of one fault need not wait for: Hypothesis's takes half of the start."""
+
 _NO_TESTS: Final = 5
 """pytest's exit status when no test was left (ExitCode.NO_TESTS_COLLECTED)."""
 
@@ -91,7 +94,7 @@ class Campaign:
         shutil.rmtree(results, ignore_errors=True)
         results.mkdir(parents=True)
         log = results / "pytest.log"
-        options = ["-x", "-p", "no:cacheprovider", "--kernel", kernel, "--machine", fault.machine]
+        options = ["-x", *_WITHOUT, "--kernel", kernel, "--machine", fault.machine]
         argv = [sys.executable, "-m", "pytest", *options, "--results", str(results), *words]
         deadline = Deadline(RUN_SECONDS, f"the tests of {fault.name} on {kernel}")
         completed = run(argv, deadline=deadline, log=log, check=False)
