@@ -17,6 +17,7 @@ from harness.spec.hypercall import (
     entry_offset,
 )
 from harness.testbed.vm import Vm
+from tests.guest import devmem
 from tests.guest.support import Virte
 from tests.unit.hypercall_guest import Guest
 
@@ -55,9 +56,9 @@ class CallingGuest(Guest):
         written = [at for part in requests for at in part[::4]]
         read = [at for part in answers for at in part[::4]]
         commands = [
-            *(f"devmem {self._frame + at:#x} 32 {_dword(frame, at):#x}" for at in written),
-            f"devmem {self._call:#x} 32 >/dev/null",
-            *(f"devmem {self._frame + at:#x} 32" for at in read),
+            *devmem.write({self._frame + at: _dword(frame, at) for at in written}),
+            f"{devmem.read(self._call)} >/dev/null",
+            *(devmem.read(self._frame + at) for at in read),
         ]
         said = self._vm.ssh.run("; ".join(commands)).stdout.split()
         whole = bytearray(frame)

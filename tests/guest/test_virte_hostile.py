@@ -10,9 +10,7 @@ from harness.spec.hypercall import (
     BAR_FRAMES,
     BAR_REGISTERS,
     FRAME_SIZE,
-    VERSION_1_0,
     CallStatus,
-    Feature,
     Operation,
     Register,
     entry_offset,
@@ -20,6 +18,8 @@ from harness.spec.hypercall import (
 from harness.spec.interrupt import Store
 from harness.testbed.supplies import DEFAULT_KERNEL
 from harness.testbed.vm import Vm
+from tests.guest import devmem
+from tests.guest.calling_guest import CallingGuest
 from tests.guest.support import Virte, bind, deliver, unbind
 
 CALLS = 12
@@ -51,27 +51,9 @@ def nonsense(rng: random.Random, bars: dict[int, int], frame: int) -> list[str]:
         spoiled[rng.randrange(len(spoiled))] = rng.getrandbits(32)
     base = bars[BAR_FRAMES] + frame * FRAME_SIZE
     places = [base, base + 4, *(base + entry_offset(0) + 4 * dword for dword in range(DWORDS))]
-    size = rng.choice([8, 16, 32, 32, 32, 32])
-    return [*written(places, [*header, *entry]), called(bars, frame, size)]
-
-
-def written(places: list[int], values: list[int]) -> list[str]:
-    """Return the commands that write dwords."""
-    return [f"devmem {at:#x} 32 {value:#x}" for at, value in zip(places, values, strict=True)]
-
-
-def called(bars: dict[int, int], frame: int, size: int = 32) -> str:
-    """Return the command that reads a CALL register."""
-    return f"devmem {bars[BAR_REGISTERS] + Register.CALL + 4 * frame:#x} {size}"
-
-
-def negotiated(bars: dict[int, int]) -> str:
-    """Return the commands of a NEGOTIATE for everything, in frame 0."""
-    base = bars[BAR_FRAMES]
-    places = [base, base + 8, base + 12]
-    return "; ".join(
-        [*written(places, [Operation.NEGOTIATE, VERSION_1_0, int(~Feature(0))]), called(bars, 0)]
-    )
+    request = dict(zip(places, [*header, *entry], strict=True))
+    call = bars[BAR_REGISTERS] + Register.CALL + 4 * frame
+    return [*devmem.write(request), devmem.read(call, rng.choice([8, 16, 32, 32, 32, 32]))]
 
 
 @pytest.mark.capability("D2", "D8")
@@ -83,12 +65,10 @@ def test_nonsense_from_every_cpu_has_a_status_and_the_driver_works_after_it(
 ) -> None:
     model = virte.model
     unbind(vm, virte.slot)
-    vm.ssh.run(f"echo 1 >/sys/bus/pci/devices/{virte.slot}/enable")
+    # Else every call had the same answer: it was not negotiated.
+    assert CallingGuest(vm, virte).negotiate().status == CallStatus.OK
     bars = {bar: virte.bar_address(bar) for bar in (BAR_REGISTERS, BAR_FRAMES)}
     rng = random.Random(20261128)
-    # Else every call had the same answer: it was not negotiated.
-    vm.ssh.run(negotiated(bars))
-    assert model.partition.negotiated
     made = len(model.calls)
     loops = []
     for cpu in (0, 1):
