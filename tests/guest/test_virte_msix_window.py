@@ -52,12 +52,16 @@ def table_accesses(device: PluggedFunction) -> list[StoreAccess]:
 @pytest.mark.capability("E4")
 def test_the_msix_table_is_mapped_between_grant_and_release(vm: Vm) -> None:
     door = VirteFunction(Host(64, time.monotonic))
-    with vm.ims_function(ImsFunctionSpec(msix_window=True)) as device:
+    with vm.ims_function() as other, vm.ims_function(ImsFunctionSpec(msix_window=True)) as device:
+        # The guest runs on: a neighbour keeps its driver and its interrupts all the time.
+        other.set_up(Store.MSIX, 1)
         assert table_accesses(device)
         assert not device.irtes()
         with vm.granted_call(door) as served:
+            deliver(other, Store.MSIX, 0)
             enumerate_anew(vm, device)
             assert table_accesses(device) == []
+            deliver(other, Store.MSIX, 0)
             with device.trapped() as traps:
                 device.set_up(Store.MSI, 1)
                 deliver(device, Store.MSI, 0)
@@ -68,3 +72,5 @@ def test_the_msix_table_is_mapped_between_grant_and_release(vm: Vm) -> None:
             unbind(vm, served.slot)
         enumerate_anew(vm, device)
         assert table_accesses(device)
+        deliver(other, Store.MSIX, 0)
+        assert len(other.irtes()) == 1
