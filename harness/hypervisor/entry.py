@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import enum
+from collections.abc import Container
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Final, Self
 
 from harness.hypervisor.handles import generation_of, index_of
 from harness.spec.hypercall import DOORBELL_PAGE_SIZE, CallStatus
@@ -32,6 +33,27 @@ class Origin:
     segment: int
     requester: int
     pasid: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """What the way of a message tells of who has sent it, besides its doorbell page."""
+
+    requester: int | None = None
+    """Requester id; None: it is not told."""
+    pasid: int | None = None
+    strangers: Container[int] = ()
+    """Requester ids that it is not, when it is not told."""
+
+    def may_be(self, origin: Origin) -> bool:
+        """Return whether this may be who sends an interrupt's messages, its PASID apart."""
+        if self.requester is not None:
+            return self.requester == origin.requester
+        return origin.requester not in self.strangers
+
+
+UNTOLD: Final = Sender()
+"""Of a message whose way tells nothing."""
 
 
 @dataclass(frozen=True, slots=True)

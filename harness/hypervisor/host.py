@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from harness.hypervisor.entry import HostEntry, Link, Route
+from harness.hypervisor.entry import UNTOLD, HostEntry, Link, Route, Sender
 from harness.hypervisor.handles import HandleTable, handle_of, index_of
 from harness.hypervisor.policy import DeliveryPath, Policy
 from harness.spec.hypercall import DOORBELL_PAGE_SIZE
@@ -94,24 +94,22 @@ class Host:
         policy: Policy,
         place: int,
         data: int,
-        *,
-        requester: int | None = None,
-        pasid: int | None = None,
+        sender: Sender = UNTOLD,
     ) -> Delivered | Fault:
         """Take a message that came for a partition, and decide about it.
 
         :param place: where in the doorbell pages it was written.
-        :param requester: the sender, where the message's way tells it.
         """
         with self.lock:
             page, offset = divmod(place, DOORBELL_PAGE_SIZE)
-            entry, reason = self._entry_of(partition, page, offset, data, requester, pasid)
+            entry, reason = self._entry_of(partition, page, offset, data, sender)
             if entry and not reason:
                 reason = self._state_refuses(entry, policy)
             if reason:
                 if entry:
                     entry.blocked += 1
-                return self._log(Fault(self.clock(), reason, page, offset, data, requester, pasid))
+                by = sender.requester, sender.pasid
+                return self._log(Fault(self.clock(), reason, page, offset, data, *by))
             assert entry is not None
             assert entry.route is not None
             entry.delivered += 1
@@ -119,26 +117,24 @@ class Host:
                 self.handled += 1
             return Delivered(entry, entry.route, policy.delivery)
 
-    def _entry_of(
-        self,
-        partition: object,
-        page: int,
-        offset: int,
-        data: int,
-        requester: int | None,
-        pasid: int | None,
-    ) -> tuple[HostEntry | None, Blocked | None]:
+    def entry_at(self, place: int, data: int) -> HostEntry | None:
+        """Return the live entry whose message this is, whichever the page and partition."""
         # The generation stands in the offset and the index in the data: both must be a live one's.
+        handle = handle_of(place % DOORBELL_PAGE_SIZE // 4, index_of(data))
+        return self.entries.get(handle) if data == index_of(handle) else None
+
+    def _entry_of(
+        self, partition: object, page: int, offset: int, data: int, sender: Sender
+    ) -> tuple[HostEntry | None, Blocked | None]:
         if offset % 4:
             return None, Blocked.MALFORMED
-        handle = handle_of(offset // 4, index_of(data))
-        entry = self.entries.get(handle)
-        if entry is None or data != index_of(handle) or entry.partition is not partition:
+        entry = self.entry_at(offset, data)
+        if entry is None or entry.partition is not partition:
             return None, Blocked.NO_HANDLE
         origin = entry.source.origin
-        if page != entry.page or (requester is not None and requester != origin.requester):
+        if page != entry.page or not sender.may_be(origin):
             return entry, Blocked.WRONG_SOURCE
-        if pasid != origin.pasid:
+        if sender.pasid != origin.pasid:
             return entry, Blocked.WRONG_PASID
         return entry, None
 

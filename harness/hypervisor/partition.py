@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 from harness.hypervisor.entry import (
     BOTH_HALVES,
+    UNTOLD,
     Block,
     Half,
     HostEntry,
     Refused,
     Route,
+    Sender,
     Source,
     doorbell_message,
 )
@@ -75,11 +77,9 @@ class Partition:
 
     # Messages.
 
-    def signal(
-        self, place: int, data: int, *, requester: int | None = None, pasid: int | None = None
-    ) -> Delivered | Fault:
+    def signal(self, place: int, data: int, sender: Sender = UNTOLD) -> Delivered | Fault:
         """Take a message that was written to a doorbell page; see :meth:`Host.signal`."""
-        return self.host.signal(self, self.policy, place, data, requester=requester, pasid=pasid)
+        return self.host.signal(self, self.policy, place, data, sender)
 
     # Calls.
 

@@ -17,6 +17,7 @@ from harness.hypervisor.entry import (
     HostEntry,
     Origin,
     Route,
+    Sender,
     Source,
     doorbell_message,
 )
@@ -93,7 +94,7 @@ class StoreTrap:
     def receive(self, message: Message, requester_id: RequesterId) -> Message | Fault:
         """Turn a pair that has arrived into what is injected: the guest's message."""
         place = message.address - PAIRS
-        outcome = self.host.signal(self, self._policy, place, message.data, requester=requester_id)
+        outcome = self.host.signal(self, self._policy, place, message.data, Sender(requester_id))
         if isinstance(outcome, Fault):
             return outcome
         assert isinstance(outcome.route, Route)

@@ -158,7 +158,12 @@ class Machine:
     def followed_trace(self) -> TraceTail:
         """Return what reads QEMU's log of the VT-d unit from now on."""
         self.vitals.check()
-        return self._trace.followed()
+        return self._trace.followed_unit()
+
+    def followed_messages(self) -> TraceTail:
+        """Return what reads QEMU's log of the MSI and MSI-X messages of vfio-user functions."""
+        self.vitals.check()
+        return self._trace.followed_messages()
 
     def plug(self, device: Json, deadline: Deadline | None = None) -> None:
         """Plug a device in. One that is served here must have its server running already.

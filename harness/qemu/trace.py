@@ -1,7 +1,7 @@
 # Ref: QEMU system/trace-events (memory_region_ops_read, memory_region_ops_write,
 #      memory_region_ram_device_read, memory_region_ram_device_write); util/log.c (timestamps);
 #      hw/i386/trace-events (vtd_reg_write, vtd_reset_exit, vtd_inv_desc_iec, vtd_inv_desc_wait_sw,
-#      vtd_inv_desc_wait_irq)
+#      vtd_inv_desc_wait_irq, vtd_dmar_fault); hw/vfio/trace-events (vfio_msi_*, vfio_msix_*)
 """What QEMU logs of itself: its trace events.
 
 The guest's accesses to an MSI-X table are trapped by QEMU and never reach the device's server.
@@ -36,9 +36,18 @@ UNIT_EVENTS: Final = (
     "vtd_inv_desc_iec",
     "vtd_inv_desc_wait_sw",
     "vtd_inv_desc_wait_irq",
+    "vtd_dmar_fault",
 )
 """What the guest writes to the VT-d unit's registers, what it queues about the interrupt entry
-cache, and the unit's reset."""
+cache, the unit's reset, and the DMA that it blocks."""
+MESSAGE_EVENTS: Final = (
+    "vfio_msi_interrupt",
+    "vfio_msix_pba_enable",
+    "vfio_msix_vector_do_use",
+    "vfio_msi_disable",
+    "vfio_msix_disable",
+)
+"""What becomes of the MSI and MSI-X interrupts of a function that is served over vfio-user."""
 
 MSIX_TABLE: Final = "msix-table"
 """QEMU's name of the region in which it emulates a function's MSI-X table (hw/pci/msix.c)."""
@@ -167,15 +176,26 @@ class TraceLog:
             if self._holders in (0, more):  # the last one out, the first one in
                 _switch(self._qmp, (*ACCESS_EVENTS, *MAPPED_EVENTS), on=more > 0)
 
-    def followed(self) -> TraceTail:
+    def followed_unit(self) -> TraceTail:
         """Return what reads :data:`UNIT_EVENTS` from now on, with no delay.
 
         :raises HarnessError: QEMU does not log them.
         """
+        return self._followed("vtd_*", UNIT_EVENTS)
+
+    def followed_messages(self) -> TraceTail:
+        """Return what reads :data:`MESSAGE_EVENTS`, which are logged from now on, with no delay.
+
+        :raises HarnessError: QEMU does not log them.
+        """
+        _switch(self._qmp, ["vfio_ms*"], on=True)  # a few rare ones besides, in one command
+        return self._followed("vfio_ms*", MESSAGE_EVENTS)
+
+    def _followed(self, pattern: str, events: Sequence[str]) -> TraceTail:
         tail = TraceTail(self._path)
-        states = self._qmp.execute("trace-event-get-state", {"name": "vtd_*"})
+        states = self._qmp.execute("trace-event-get-state", {"name": pattern})
         logged = {state["name"] for state in states if state["state"] == "enabled"}
-        if missing := ", ".join(sorted(set(UNIT_EVENTS) - logged)):
+        if missing := ", ".join(sorted(set(events) - logged)):
             raise HarnessError(f"QEMU does not log {missing}: it has no such trace event")
         return tail
 

@@ -25,6 +25,7 @@ from harness.spec.vtd import Entry, RemappedEntry
 from harness.testbed.doorbell_gate import DoorbellGate
 from harness.testbed.observer import Observer
 from harness.testbed.platform import no_remapping
+from harness.testbed.sender_watch import SenderWatch
 from harness.testbed.source_gate import SourceGate
 from harness.testbed.unit_watch import UnitWatch
 from harness.vfio_user.device import Device
@@ -214,12 +215,18 @@ def check_served(server: DeviceServer, vitals: Vitals) -> None:
 
 @contextlib.contextmanager
 def served_function(
-    place: Place, model: Model, *, direct_dma: bool, doors: Sequence[VirteFunction] = ()
+    place: Place,
+    model: Model,
+    *,
+    direct_dma: bool,
+    doors: Sequence[VirteFunction],
+    senders: SenderWatch,
 ) -> Iterator[ServedFunction[Model]]:
     """Hold a device model that is served and plugged in at a place, for as long as QEMU runs.
 
     :param direct_dma: it may use guest memory in place: QEMU maps its file shared.
     :param doors: the functions of the vIRTE call in the machine, now and later.
+    :param senders: follows the MSI and MSI-X messages of the machine's functions.
     """
     machine = place.machine
     model.writer.join(machine.events, place.identifier)
@@ -236,6 +243,11 @@ def served_function(
         ) as server,
     ):
         slot = place.requester_id.device
+        senders.add(path, place.sender, shared=place.sender != place.requester_id)
         client = vfio_user_device(place.identifier, path, bus=place.bus, slot=slot)
-        machine.plug({**client, "x-msg-timeout": round(1000 * REPLY_SECONDS * timeout_factor())})
+        options = {
+            "x-msg-timeout": round(1000 * REPLY_SECONDS * timeout_factor()),
+            "x-no-posted-writes": isinstance(model, VirteFunction),  # for the SenderWatch
+        }
+        machine.plug({**client, **options})
         yield ServedFunction(place, model, server, doors)

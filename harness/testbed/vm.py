@@ -38,6 +38,7 @@ from harness.testbed.observer import Observer
 from harness.testbed.platform import check_cpus
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.reach import TakingTurns, reachable_vm
+from harness.testbed.sender_watch import SenderWatch
 from harness.testbed.served import Model, Place, ServedFunction, served_function
 
 ANSWER_SECONDS: Final = 20.0
@@ -86,6 +87,7 @@ class Vm:
         self._bridged = 0
         self.doors: list[VirteFunction] = []
         """The functions of the vIRTE call that are plugged in."""
+        self._senders = SenderWatch()
         self.leaves: Collection[Leftover] = ()
         """What the present test may leave behind; see :mod:`harness.testbed.aftermath`."""
         self._expected: set[tuple[int, int | None]] = set()
@@ -255,11 +257,23 @@ class Vm:
         place = self._next_place(bridged=bridged)
         if isinstance(model, VirteFunction):
             self.doors.append(model)
+            model.senders = self._followed_senders()
         served = self._held.enter_context(
-            served_function(place, model, direct_dma=self._direct_dma, doors=self.doors)
+            served_function(
+                place,
+                model,
+                direct_dma=self._direct_dma,
+                doors=self.doors,
+                senders=self._senders,
+            )
         )
         yield served
         served.server.check()
+
+    def _followed_senders(self) -> SenderWatch:
+        if not self._senders.followed:  # nothing is logged for a machine without the call
+            self._senders.follow(self.machine.followed_messages())
+        return self._senders
 
     def _next_place(self, *, bridged: bool) -> Place:
         if bridged:

@@ -1,4 +1,4 @@
-"""Who sends an interrupt is held against the handle: the requester id, where the way tells it."""
+"""Who sends an interrupt is held against the handle: by its requester id, or by who it is not."""
 
 from __future__ import annotations
 
@@ -6,17 +6,30 @@ import dataclasses
 
 import pytest
 
-from harness.devices.ledger import Fate
+from harness.devices.ledger import Event, Fate
 from harness.guest.control import ControlError
+from harness.host.deadline import Deadline, wait_until
 from harness.hypervisor.host import Blocked
 from harness.hypervisor.policy import Policy
 from harness.spec.interrupt import Store
 from harness.spec.pci import RequesterId
+from harness.spec.vtd import FaultReason
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.support import Virte, blocked, deliver, fence, runs, store_message
+from tests.guest.bare_devices import BareFunction, plugged_edu
+from tests.guest.support import (
+    Virte,
+    blocked,
+    deliver,
+    fence,
+    runs,
+    sender_of,
+    store_message,
+)
 
 pytestmark = pytest.mark.shared_vm("module")
+
+ROUNDS = 10
 
 
 @pytest.mark.capability("D8")
@@ -34,6 +47,81 @@ def test_another_functions_pair_is_blocked_and_its_sender_logged(vm: Vm, virte: 
         assert RequesterId(fault.requester) == thief.requester_id
         owner.model.ledger.assert_quiet()
         deliver(owner, Store.IMS, 0)
+
+
+@pytest.mark.capability("D8")
+@pytest.mark.machine("remapping-only")
+@pytest.mark.parametrize("store", [Store.MSI, Store.MSIX], ids=lambda store: store.name)
+def test_another_functions_pair_is_blocked_in_a_store_that_qemu_sends_from(
+    vm: Vm, virte: Virte, store: Store
+) -> None:
+    faults = virte.model.partition.host.faults
+    with vm.ims_function() as owner, vm.ims_function() as thief:
+        owner.set_up(store, 1)
+        (entry,) = virte.model.partition.entries()
+        bare = BareFunction(vm, thief, store)
+        bare.hold(owner.message(store, 0))
+
+        def check_blocked(stolen: Event) -> None:
+            wait_until(lambda: faults, Deadline(5, "the blocked message"))
+            fault = faults.popleft()
+            assert (fault.reason, fault.requester) == (Blocked.WRONG_SOURCE, thief.requester_id)
+            thief.model.ledger.settle(stolen, Fate.BLOCKED, str(fault))
+
+        for _ in range(ROUNDS):
+            stolen = bare.fire()
+            deliver(owner, store, 0)  # both are on their way at once
+            check_blocked(stolen)
+        # What fires behind a mask is sent when that is gone.
+        bare.mask(1)
+        stolen = bare.fire()
+        deliver(owner, store, 0)
+        bare.mask(0)
+        check_blocked(stolen)
+        assert (entry.delivered, entry.blocked) == (ROUNDS + 1, ROUNDS + 1)
+        owner.model.ledger.assert_quiet()
+        deliver(owner, store, 0)
+
+        thief.bind()
+        thief.set_up(store, 1)
+        deliver(thief, store, 0)
+
+
+@pytest.mark.capability("D8")
+@pytest.mark.machine("remapping-only")
+def test_a_functions_pair_is_blocked_in_a_device_that_qemu_emulates(vm: Vm, virte: Virte) -> None:
+    host = virte.model.partition.host
+    with vm.ims_function() as owner:
+        owner.set_up(Store.MSIX, 1)
+        with plugged_edu(vm) as edu:
+            edu.hold_msi(owner.message(Store.MSIX, 0))
+            for _ in range(ROUNDS):
+                edu.fire()
+                wait_until(lambda: host.faults, Deadline(5, "the blocked message"))
+                assert host.faults.popleft().reason is Blocked.WRONG_SOURCE
+                owner.model.ledger.assert_quiet()
+                deliver(owner, Store.MSIX, 0)
+        assert host.blocked == {Blocked.WRONG_SOURCE: ROUNDS}
+
+
+@pytest.mark.capability("D8")
+@pytest.mark.machine("caching")
+@pytest.mark.parametrize("store", [Store.MSI, Store.MSIX], ids=lambda store: store.name)
+def test_where_the_guest_translates_dma_another_functions_pair_is_blocked_on_its_way(
+    vm: Vm, virte: Virte, store: Store
+) -> None:
+    with vm.ims_function() as owner, vm.ims_function() as thief:
+        owner.set_up(store, 1)
+        bare = BareFunction(vm, thief, store)
+        bare.hold(owner.message(store, 0))
+        stolen = bare.fire()
+        late = Deadline(5, "the fault of the thief's DMA")
+        fault = vm.expect_fault(FaultReason.NO_WRITE_PERMISSION, None, late)
+        assert sender_of(fault) == thief.requester_id
+        thief.model.ledger.settle(stolen, Fate.BLOCKED, "by the guest's unit")
+        assert virte.model.partition.host.blocked.total() == 0
+        owner.model.ledger.assert_quiet()
+        deliver(owner, store, 0)
 
 
 @pytest.mark.capability("D8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from harness.hypervisor.calls import Answered, carry_out
-from harness.hypervisor.entry import Route
+from harness.hypervisor.entry import Route, Sender
 from harness.hypervisor.host import Delivered, Fault, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.policy import Policy
@@ -102,7 +102,7 @@ class Guest:
         self, pair: EntryAnswer, *, requester: int | None = None, pasid: int | None = None
     ) -> Delivered | Fault:
         """Write a pair to its address, as a device does."""
-        return self.partition.signal(self.place(pair), pair.data, requester=requester, pasid=pasid)
+        return self.partition.signal(self.place(pair), pair.data, Sender(requester, pasid))
 
     def place(self, pair: EntryAnswer) -> int:
         """Return where among the doorbells a pair's address is."""

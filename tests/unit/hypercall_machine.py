@@ -19,7 +19,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from harness.hypervisor.entry import Route
+from harness.hypervisor.entry import Route, Sender
 from harness.hypervisor.host import Delivered, Fault, Host
 from harness.hypervisor.policy import DeliveryPath, Policy, StormLimit
 from harness.spec.hypercall import (
@@ -279,7 +279,7 @@ class Calls(RuleBasedStateMachine):
             outcome = self.guests[1 - item.guest].partition.signal(place, data)
         elif self.known(item) and requester != item.requester:
             guest = self.guests[item.guest]
-            outcome = guest.partition.signal(place, data, requester=requester, pasid=item.pasid)
+            outcome = guest.partition.signal(place, data, Sender(requester, item.pasid))
         else:
             return
         assert isinstance(outcome, Fault)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
+from harness.hypervisor.entry import Sender
 from harness.hypervisor.host import Blocked, Delivered, Fault
 from harness.hypervisor.policy import DeliveryPath, Policy, StormLimit
 from harness.spec.hypercall import (
@@ -61,6 +63,15 @@ def test_another_requester_id_is_a_wrong_source() -> None:
     assert reason(guest.send(pair, requester=DEVICE + 8)) is Blocked.WRONG_SOURCE
     _, (answer,) = guest.call(Operation.QUERY, EntryRequest(handle=pair.handle))
     assert (answer.delivered, answer.blocked) == (1, 1)
+
+
+def test_a_sender_that_is_not_known_must_not_be_one_of_those_who_would_be() -> None:
+    guest = new_guest()
+    pair = guest.map(ims())
+    signal = partial(guest.partition.signal, guest.place(pair), pair.data)
+    assert reason(signal(Sender(strangers={DEVICE + 8}))) is None
+    assert reason(signal(Sender(strangers={DEVICE}))) is Blocked.WRONG_SOURCE
+    assert reason(signal(Sender(DEVICE, strangers={DEVICE}))) is None
 
 
 def test_another_guest_cannot_fire_a_handle() -> None:

@@ -16,9 +16,10 @@ from harness.devices.delivery import MessageGate
 from harness.devices.virte_function.config import config_space, doorbell_address
 from harness.devices.virte_function.events import Called, ReturnedToOldScheme, Signalled
 from harness.devices.virte_function.frames import Frames
+from harness.devices.virte_function.senders import Senders
 from harness.events.stream import Writer, now
 from harness.hypervisor.calls import Answered, carry_out
-from harness.hypervisor.entry import Route
+from harness.hypervisor.entry import UNTOLD, Route, Sender
 from harness.hypervisor.host import Delivered, Fault, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.policy import DeliveryPath, Policy
@@ -60,6 +61,8 @@ class VirteFunction:
         self.config = config_space()
         self.partition = Partition(host, lambda: doorbell_address(self.config), policy)
         """The guest, as the hypervisor knows it."""
+        self.senders: Senders | None = None
+        """Who is asked for the sender of a message that comes as a plain write."""
         self.writer = Writer("virte")
         """Writes all that happens to the function: into a stream of its own, until it joins one."""
         self.accesses = AccessLog(Area, _name, self.writer)
@@ -112,7 +115,7 @@ class VirteFunction:
         has it, and injects.
         """
         place = message.address - doorbell_address(self.config)
-        outcome = self._signal(place, message.data, requester_id, message.pasid)
+        outcome = self._signal(place, message.data, Sender(requester_id, message.pasid))
         if isinstance(outcome, Fault):
             return outcome
         assert isinstance(outcome.route, Route)
@@ -168,20 +171,24 @@ class VirteFunction:
     def _doorbell(self, offset: int, data: bytes) -> bool:
         if len(data) != _MESSAGE_SIZE:
             return False
-        outcome = self._signal(offset, int.from_bytes(data, "little"))
+        value = int.from_bytes(data, "little")
+        outcome = self._signal(offset, value, self._sender(offset, value))
         if not isinstance(outcome, Fault):
             assert isinstance(outcome.route, Route)
             self._inject(outcome.route.message(), outcome.path)
         return True
 
-    def _signal(
-        self,
-        place: int,
-        data: int,
-        requester_id: RequesterId | None = None,
-        pasid: int | None = None,
-    ) -> Delivered | Fault:
-        outcome = self.partition.signal(place, data, requester=requester_id, pasid=pasid)
+    def _sender(self, place: int, data: int) -> Sender:
+        # Of a message that came as a plain write.
+        if self.senders is None:
+            return UNTOLD
+        entry = self.partition.host.entry_at(place, data)
+        message = Message(doorbell_address(self.config) + place, data)
+        requester = self.senders.sender(message, entry.name if entry else None)
+        return Sender(requester, strangers=self.senders.functions)
+
+    def _signal(self, place: int, data: int, sender: Sender) -> Delivered | Fault:
+        outcome = self.partition.signal(place, data, sender)
         self.writer.stream.write(Signalled(now(), self.writer.source, outcome))
         return outcome
 

@@ -129,7 +129,7 @@ HYPERVISOR_FAULTS: Final = (
         imitates="a sender that is not verified (shape of a wrong source id)",
         seed=Replacement(Host, "_entry_of", _overlooks(Blocked.WRONG_SOURCE)),
         rows=("D8",),
-        tests=("test_virte_failures.py",),
+        tests=("test_virte_failures.py", "test_virte_origin.py"),
     ),
     Fault(
         name="host-checks-no-pasid",
