@@ -7,12 +7,15 @@ make are objects of our own repository.
 
 from __future__ import annotations
 
+import datetime
 import email
 import email.policy
+import email.utils
 import re
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from email.message import EmailMessage
 from pathlib import Path
 from typing import Final
 
@@ -38,6 +41,8 @@ class Patch:
     """Where it was read from, for messages."""
     text: str
     """Its description and the diff; bytes that are no UTF-8 are escaped (PEP 383)."""
+    author: Mapping[str, str] = field(default_factory=dict)
+    """Who wrote it and when, as far as it says: git's variables of a commit."""
 
     @property
     def message(self) -> str:
@@ -101,6 +106,10 @@ def read_series(origin: str, users: Git | None = None) -> Series:
     return Series(patches, base)
 
 
+_IN_BODY: Final = re.compile(r"\s*From: (.+)\n")
+_UNFIT: Final = re.compile(r"[\x00-\x1f\x7f<>]")
+_UNFIT_AT_ENDS: Final = " .,:;\"'\\"
+"""What git does not have in a name, and what it does not have at its ends (git's ident.c)."""
 _BASE: Final = re.compile(r"(?m)^base-commit: ([0-9a-f]{12,40})")
 
 
@@ -135,7 +144,8 @@ def apply_series(git: Git, base: str, series: Series) -> list[str]:
                     patch, number, hint=_base_hint(series), evidence=error.evidence
                 ) from error
             tree = git("write-tree", **index)
-            commits.append(git("commit-tree", tree, "-p", commits[-1], "-F", str(message)))
+            words = ("commit-tree", tree, "-p", commits[-1], "-F", str(message))
+            commits.append(git(*words, **patch.author))
     return commits[1:]
 
 
@@ -199,4 +209,24 @@ def _parse(mail: str, origin: str) -> Patch:
     body = part.get_payload(decode=True)
     text = body.decode("utf-8", errors="surrogateescape") if isinstance(body, bytes) else mail
     subject = re.sub(r"^\s*(\[[^]]*\]\s*)+", "", str(message["subject"] or "")).strip()
-    return Patch(re.sub(r"\s+", " ", subject) or origin, origin, text.replace("\r\n", "\n"))
+    text = text.replace("\r\n", "\n")
+    return Patch(re.sub(r"\s+", " ", subject) or origin, origin, text, _author(message, text))
+
+
+def _author(message: EmailMessage, text: str) -> dict[str, str]:
+    """Return the author of a mail: the From line that its text begins with, else its sender."""
+    sender = next((value for name, value in message.raw_items() if name.lower() == "from"), "")
+    said = _IN_BODY.match(text)
+    name, address = email.utils.parseaddr(said[1] if said else str(sender))
+    name = str(email.policy.default.header_factory("subject", name))  # decodes
+    name, address = (_UNFIT.sub("", words).strip(_UNFIT_AT_ENDS) for words in (name, address))
+    if not address:
+        return {}
+    author = {"GIT_AUTHOR_NAME": name or address, "GIT_AUTHOR_EMAIL": address}
+    try:
+        sent = email.utils.parsedate_to_datetime(str(message["date"]))
+    except ValueError:
+        return author  # it has no date, or none that is one
+    sent = sent if sent.tzinfo else sent.replace(tzinfo=datetime.UTC)
+    seconds = max(0, int(sent.timestamp()))
+    return author | {"GIT_AUTHOR_DATE": f"@{seconds} {sent:%z}"}

@@ -103,6 +103,7 @@ def test_bisection_finds_it_and_says_how_sure_it_is(tree: Path, tmp_path: Path) 
     assert status == 0
     found, _, rest = report.partition("It fails in")
     assert CULPRIT in one_line(found)
+    assert "Author: A Developer <developer@example.org>" in found  # the patch's, not ours
     assert "spins until it is completed, with" in one_line(found)  # its log
     assert "drivers/iommu/intel/irq_remapping.c" in found
     assert "fails in 0 of 3." in one_line(rest)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from harness.build.checkout import Checkout, open_checkout
-from harness.build.series import PatchDoesNotApply, apply_series, read_series, split_mails
+from harness.build.series import PatchDoesNotApply, Series, apply_series, read_series, split_mails
 from harness.errors import ConfigError
 from tests.unit.small_tree import FILE, change, commit, git, make_tree
 
@@ -70,6 +70,8 @@ def test_a_series_is_the_same_wherever_it_is_read_from(
     assert show("rev-parse", f"{second}^{{tree}}") == git(tree, "rev-parse", "HEAD^{tree}")
     assert apply_series(checkout.repository, base, series) == [first, second]
     assert "häufig" in show("log", "-1", "--format=%b", first)
+    written = "--format=%an <%ae> %aI"
+    assert show("log", "-1", written, first) == git(tree, "log", "-1", written, "HEAD~1")
 
 
 def test_an_mbox_says_what_it_is_for(tree: Path) -> None:
@@ -109,6 +111,35 @@ def test_mails_are_decoded() -> None:
     (patch,) = split_mails(mail, "here")
     assert patch.subject == "hä ufig"
     assert "-a=1\n+a=2\n" in patch.text
+
+
+DIFF = "diff --git a/x b/x\n--- a/x\n+++ b/x\n@@ -1 +1 @@\n-a\n+b\n"
+
+
+@pytest.mark.parametrize(
+    ("head", "body", "author"),
+    [
+        ("From: Ä B <a@b>", "", "Ä B <a@b> 0"),
+        ("From: =?utf-8?q?=C3=84=2C_B?= <a@b>", "", "Ä, B <a@b> 0"),
+        ("From: Sender <s@t>", "From: Author <a@b>\n\n", "Author <a@b> 0"),
+        ("From: a@b", "", "a@b <a@b> 0"),
+        ('From: ", " <a@b>', "", "a@b <a@b> 0"),
+        ("From: ., <a@b>", "", "imsh <imsh@localhost> 0"),
+        ("From: A\0 B <a@b>\nDate: yesterday", "", "A B <a@b> 0"),
+        ("From: A <a@b>\nDate: Thu, 1 Jan 1970 01:00:09 +0100", "", "A <a@b> 9"),
+        ("From: A <a@b>\nDate: Mon, 1 Jan 1900 00:00:00 -0000", "", "A <a@b> 0"),
+        ("From: nobody", "", "nobody <nobody> 0"),
+        ("X: no sender", "", "imsh <imsh@localhost> 0"),
+    ],
+)
+def test_a_patch_is_its_authors(
+    tree: Path, checkout: Checkout, head: str, body: str, author: str
+) -> None:
+    (tree / "x").write_text("a\n")
+    base = commit(tree, "a file")
+    mail = f"{head}\nSubject: s\n\n{body}{DIFF}"
+    (made,) = apply_series(checkout.repository, base, Series(tuple(split_mails(mail, "here"))))
+    assert checkout.repository("log", "-1", "--format=%an <%ae> %at", made) == author
 
 
 @pytest.mark.parametrize("text", ["", "Subject: [PATCH 0/1] cover\n\nhello\n"])
