@@ -18,12 +18,9 @@ from pathlib import Path
 from typing import Final
 
 from harness.build.kernel import FinishedBuild, KernelArtifact
-from harness.build.sandbox import HOST
-from harness.build.toolchain import Toolchain
+from harness.build.toolchain import host_toolchain
 from harness.errors import ConfigError
 from harness.host.cache import Cache, digest, digest_of_files
-from harness.host.deadline import Deadline
-from harness.host.process import find_tool, run
 
 KIND: Final = "kernel"
 
@@ -128,18 +125,16 @@ def _examine(name: str, build: FinishedBuild) -> KernelArtifact:
     files = [path for path in sorted(modules.rglob("*")) if path.is_file()]
     stamps = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     parts = digest_of_files([image, *(headers / part for part in _FOR_MODULES)])
-    find_tool("make")
-    version = run([str(find_tool("gcc")), "--version"], deadline=Deadline(20, "gcc --version"))
-    compiler = version.stdout.partition("\n")[0]
+    toolchain = host_toolchain("make")
     return KernelArtifact(
         name=name,
         release=release,
         version=f"{release}, built before",
-        key=digest(parts, stamps, str(headers), compiler),
+        key=digest(parts, stamps, str(headers), toolchain.packages),
         vmlinuz=image,
         modules=modules,
         build=headers,
-        toolchain=Toolchain(HOST, (compiler,)),
+        toolchain=toolchain,
         shown={str(path): path for path in (headers, *_source_of(headers))},
     )
 

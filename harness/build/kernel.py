@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from harness.build.roots import RootRecipe
 from harness.build.toolchain import Toolchain
@@ -27,6 +27,8 @@ class TreeSource:
     config: str | None = None
     """A file with a whole configuration, or the word ``debug``: ours with lockdep, KASAN, kmemleak
     and the like. None: ours, the tree's tinyconfig and what the checks need."""
+    compiler: Literal["packages", "host"] = "packages"
+    """What compiles it: the packages of images/toolchain.yaml, or this machine's own programs."""
 
     def __post_init__(self) -> None:
         if not Path(self.path).expanduser().is_absolute():

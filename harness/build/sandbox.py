@@ -30,7 +30,9 @@ _OF_HOSTS_ETC: Final = ("alternatives", "ld.so.cache")
 _RECIPE: Final = RootRecipe(suites=(TOOL_SUITE,), packages=("bubblewrap",))
 _PROGRAM: Final = "usr/bin/bwrap"
 
-_ENVIRONMENT: Final = {"HOME": "/tmp", "LC_ALL": "C", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+PATH: Final = "/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where a step finds its programs."""
+_ENVIRONMENT: Final = {"HOME": "/tmp", "LC_ALL": "C", "PATH": PATH}
 
 
 class Sandbox:

@@ -27,7 +27,7 @@ from harness.build.module_tree import copy_for_modules
 from harness.build.roots import RootRecipe, Roots, read_packages
 from harness.build.sandbox import SHOWN, Sandbox
 from harness.build.series import Series, apply_series, commit_before, read_series
-from harness.build.toolchain import Toolchain
+from harness.build.toolchain import Toolchain, host_toolchain
 from harness.errors import ConfigError
 from harness.host.cache import Cache, digest
 from harness.host.resources import resource
@@ -144,7 +144,7 @@ class Trees:
 
         :raises ConfigError, CompileError: as :meth:`provide`.
         """
-        toolchain = self._toolchain()
+        toolchain = self._toolchain(source)
         text, whole = configuration(source)
         output = self._output(source, toolchain)
 
@@ -173,16 +173,17 @@ class Trees:
 
         :raises ConfigError: the configuration will not do.
         """
-        root = self._roots.find(_TOOLCHAIN, _TREES, self._recipe)
-        if root is None:
+        if source.compiler != "host" and not self._roots.find(_TOOLCHAIN, _TREES, self._recipe):
             return None
-        toolchain = Toolchain(root / "root", read_packages(root))
+        toolchain = self._toolchain(source)
         text, _ = configuration(source)
         key = _key(state, text, self._output(source, toolchain))
         entry = self._cache.find(KIND, name, key)
         return _describe(name, entry, state.version, toolchain) if entry else None
 
-    def _toolchain(self) -> Toolchain:
+    def _toolchain(self, source: TreeSource) -> Toolchain:
+        if source.compiler == "host":
+            return host_toolchain("make", "ld", "flex", "bison", "bc", "depmod")
         entry = self._roots.provide(_TOOLCHAIN, _TREES, self._recipe, _finish)
         return Toolchain(entry / "root", read_packages(entry))
 

@@ -65,6 +65,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--kconfig", metavar="FILE", help="build with this .config, or with the word debug"
     )
+    parser.add_argument(
+        "--compiler", choices=("packages", "host"), help="what compiles: packages (default), or "
+        "this machine's own"
+    )  # fmt: skip
     parser.add_argument("--matrix", metavar="NAME", help="machines that the tests are run on")
     parser.add_argument(
         "--machine",
@@ -92,7 +96,7 @@ def run(args: argparse.Namespace) -> Verdict | int:
     if args.good is None and not args.series:
         raise ConfigError("--bad needs --good as well", hint="name a commit at which they pass")
     make_selection(args.matrix, (), args.machine)  # a name that is none is told before the build
-    recipe = tree_recipe(args.tree, args.good, args.series, args.kconfig)
+    recipe = tree_recipe(args.tree, args.good, args.series, args.kconfig, compiler=args.compiler)
     assert recipe is not None
     assert recipe.tree is not None
     provisioner = make_provisioner(more=[recipe])
@@ -136,7 +140,7 @@ def _ends(trees: Trees, source: TreeSource, bad: str | None) -> tuple[str, str]:
 
 def _command(args: argparse.Namespace) -> str:
     words = ["imsh", "bisect", "--tree", args.tree]
-    for name in ("good", "bad", "kconfig", "matrix"):
+    for name in ("good", "bad", "kconfig", "compiler", "matrix"):
         words += [f"--{name}", value] if (value := getattr(args, name)) else []
     for name in ("series", "machine"):
         words += [word for value in getattr(args, name) for word in (f"--{name}", value)]

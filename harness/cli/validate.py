@@ -148,7 +148,7 @@ def bisect_status(report: Report) -> int:
 
 def _validate(args: argparse.Namespace) -> Report:
     began, started = time.monotonic(), datetime.datetime.now(datetime.UTC)
-    recipe = tree_recipe(args.tree, args.rev, args.series, args.kconfig)
+    recipe = tree_recipe(args.tree, args.rev, args.series, args.kconfig, compiler=args.compiler)
     if recipe is None or (tree := recipe.tree) is None:
         raise ConfigError("no tree to validate", hint="name it: --tree ~/linux")
     if args.workers < 1 or args.measure < 0:

@@ -54,15 +54,16 @@ def tail_of_file(path: Path, lines: int = TAIL_LINES) -> str:
         return ""
 
 
-def find_tool(name: str, *, package: str | None = None) -> Path:
+def find_tool(name: str, *, package: str | None = None, path: str | None = None) -> Path:
     """Return the path of a host program.
 
-    :raises MissingRequirement: it is not in PATH; the hint names the package that has it.
+    :param path: where it is looked for, in the place of PATH.
+    :raises MissingRequirement: it is not there; the hint names the package that has it.
     """
-    if path := shutil.which(name):
-        return Path(path)
+    if found := shutil.which(name, path=path):
+        return Path(found)
     raise MissingRequirement(
-        f"{name} is not in PATH",
+        f"{name} is not in {path or 'PATH'}",
         hint=f"install the package {package or name} with the host's package manager",
     )
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 from harness.build.kernel import DEBUG, FinishedBuild, KernelRecipe, TreeSource
 from harness.build.tree import TreeState
@@ -31,6 +31,10 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
         "help": f"build with this .config, or with the word {DEBUG}: ours with lockdep, KASAN, "
         "kmemleak (default: the smallest that the checks need)",
     },
+    "--compiler": {
+        "choices": ("packages", "host"),
+        "help": "what compiles the tree: a root of packages (the default), or this machine's own",
+    },
     "--vmlinuz": {
         "metavar": "FILE",
         "help": "guest kernel: this image, which is built already; with --modules",
@@ -41,7 +45,7 @@ _OPTIONS: Final[dict[str, dict[str, Any]]] = {
     },
 }
 
-TREE_OPTIONS: Final = ("tree", "rev", "series", "kconfig", "vmlinuz", "modules")
+TREE_OPTIONS: Final = ("tree", "rev", "series", "kconfig", "vmlinuz", "modules", "compiler")
 """The options by the names of their values: the arguments of :func:`tree_recipe`."""
 OWN_KERNEL: Final = ("tree", "vmlinuz")
 """Those that name a kernel of the user's."""
@@ -60,6 +64,7 @@ def tree_recipe(
     config: str | None,
     vmlinuz: str | None = None,
     modules: str | None = None,
+    compiler: Literal["packages", "host"] | None = None,
 ) -> KernelRecipe | None:
     """Return the recipe that the options amount to; None when they name no kernel.
 
@@ -68,7 +73,9 @@ def tree_recipe(
     if bool(vmlinuz) != bool(modules):
         raise ConfigError("a finished build is named by both, --vmlinuz FILE and --modules DIR")
     if path is None:
-        of_tree = {"--rev": revision, "--series": series, "--kconfig": config}
+        of_tree = {
+            "--rev": revision, "--series": series, "--kconfig": config, "--compiler": compiler
+        }  # fmt: skip
         if given := [name for name, value in of_tree.items() if value]:
             raise ConfigError(f"{given[0]} is of a kernel tree: name that too, with --tree PATH")
         return _finished_recipe(vmlinuz, modules) if vmlinuz and modules else None
@@ -76,7 +83,8 @@ def tree_recipe(
         raise ConfigError("--tree and --vmlinuz both name the guest kernel: give one")
     directory = Path(path).expanduser().resolve()
     own = config if config in (None, DEBUG) else str(Path(config).expanduser().resolve())
-    source = TreeSource(str(directory), revision, tuple(map(_absolute, series)), own)
+    patches = tuple(map(_absolute, series))
+    source = TreeSource(str(directory), revision, patches, own, compiler or "packages")
     name = re.sub(r"[^\w.-]", "_", directory.name)
     return KernelRecipe(f"tree-{name}", f"the kernel tree {directory}", tree=source)
 
@@ -97,7 +105,8 @@ def tree_words(recipe: KernelRecipe) -> list[str]:
     words = ["--tree", tree.path]
     words += ["--rev", tree.revision] if tree.revision else []
     words += [word for origin in tree.series for word in ("--series", origin)]
-    return words + (["--kconfig", tree.config] if tree.config else [])
+    words += ["--kconfig", tree.config] if tree.config else []
+    return words + (["--compiler", "host"] if tree.compiler == "host" else [])
 
 
 STATES_VARIABLE: Final = "IMSH_TREE_STATES"

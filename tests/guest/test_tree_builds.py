@@ -13,6 +13,7 @@ import pytest
 
 from harness.build.kbuild import CompileError
 from harness.build.kernel import KernelArtifact, TreeSource
+from harness.build.sandbox import HOST
 from harness.build.tree import Trees
 from harness.errors import BuildError, ConfigError
 from harness.host.deadline import Deadline, wait_until
@@ -90,6 +91,18 @@ def test_what_compiles_is_a_kernel_and_is_built_once(trees: Trees, tree: Path) -
     assert is_whole(kernel)
     made = kernel.vmlinuz.stat().st_mtime_ns
     assert build(trees, tree).vmlinuz.stat().st_mtime_ns == made
+
+
+def test_the_machines_own_compiler_builds_what_is_asked_of_it(trees: Trees, tree: Path) -> None:
+    # What the packages bring is elsewhere, and of another release than most machines.
+    (tree / "kernel/first.c").write_text("const char compiler[] = __VERSION__;\n")
+    version = subprocess.check_output(["gcc", "-dumpfullversion"], text=True).strip().encode()
+    theirs = build(trees, tree)
+    ours = trees.provide("small", TreeSource(str(tree), compiler="host"))
+    assert ours.toolchain.root == HOST
+    assert is_whole(ours)
+    assert version in ours.vmlinuz.read_bytes()
+    assert version not in theirs.vmlinuz.read_bytes()
 
 
 def test_one_line_that_changed_is_one_object(trees: Trees, tree: Path) -> None:
