@@ -79,16 +79,20 @@ def make_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    args = make_parser().parse_args(argv)
+def _log(verbose: int) -> None:
     logging.basicConfig(
-        level=[logging.WARNING, logging.INFO, logging.DEBUG][min(args.verbose, 2)],
+        level=[logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)],
         format="%(relativeCreated)7d ms %(name)s: %(message)s",
         handlers=[LossyHandler(sys.__stderr__.fileno())] if sys.__stderr__ else None,
     )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit status."""
     try:
-        with signals_as_interrupt():
+        with signals_as_interrupt():  # the verbs are imported by the parser: that takes a while
+            args = make_parser().parse_args(argv)
+            _log(args.verbose)
             verdict: Verdict | int = args.run(args)
     except HarnessError as error:
         print(f"imsh: {error.verdict}: {error}", file=sys.stderr)

@@ -49,6 +49,9 @@ class Progress:
         try:
             yield
             outcome = "done in"
+        except KeyboardInterrupt:
+            outcome = "given up after"
+            raise
         finally:
             stop.set()
             if self._stream is not None:

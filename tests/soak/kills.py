@@ -86,7 +86,7 @@ class Runs:
                 run.wait(seconds)
             run.kill()
         end = time.monotonic() + END_SECONDS
-        while (processes := _marked(self._mark)) and time.monotonic() < end:
+        while (processes := marked(self._mark)) and time.monotonic() < end:
             time.sleep(0.01)
         temporary = tuple(path.name for path in self._temporary.iterdir())
         for path in self._temporary.iterdir():
@@ -110,7 +110,7 @@ class Runs:
             )
 
 
-def _marked(mark: str) -> tuple[str, ...]:
+def marked(mark: str) -> tuple[str, ...]:
     """Return the processes that descend from a run, each as "pid command"."""
     return tuple(_commands(f"{MARK}={mark}".encode()))
 

@@ -23,11 +23,14 @@ def test_a_log_gets_a_line_for_begin_and_end() -> None:
     assert re.fullmatch(r"unpacking \.\.\.\nunpacking: done in \d+\.\d s\n", log.getvalue())
 
 
-def test_a_failed_step_is_named_so() -> None:
+@pytest.mark.parametrize(
+    ("error", "said"), [(ZeroDivisionError, "failed"), (KeyboardInterrupt, "given up")]
+)
+def test_a_step_that_does_not_end_says_why(error: type[BaseException], said: str) -> None:
     log = io.StringIO()
-    with pytest.raises(ZeroDivisionError), Progress(log).step("unpacking"):
-        raise ZeroDivisionError
-    assert re.search(r"\nunpacking: failed after \d+\.\d s\n$", log.getvalue())
+    with pytest.raises(error), Progress(log).step("unpacking"):
+        raise error
+    assert re.search(rf"\nunpacking: {said} after \d+\.\d s\n$", log.getvalue())
 
 
 def test_a_long_step_says_how_far_it_is() -> None:
