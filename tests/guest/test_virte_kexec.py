@@ -18,14 +18,15 @@ import pytest
 from harness.build.provision import Provisioner
 from harness.config.matrix import Cell
 from harness.config.recipes import load_machines
-from harness.devices.virte_function.events import Called
 from harness.devices.virte_function.function import VirteFunction
-from harness.events.stream import BEGINNING
+from harness.events.stream import Mark
 from harness.guest.control import ControlError
 from harness.guest.policy import Rule
 from harness.host.deadline import Deadline, wait_until
 from harness.host.workspace import make_workspace
 from harness.hypervisor.host import Blocked, Fault, Host
+from harness.qemu.console import ConsoleLine
+from harness.qemu.machine import BOOT_SECONDS
 from harness.spec.hypercall import CallStatus, Operation
 from harness.spec.interrupt import Store
 from harness.spec.msi import Message
@@ -83,26 +84,30 @@ def handed_over(
         live = Deadline(20, "the interrupts of virtio-rng")
         wait_until(lambda: door.partition.live == 8, live)
         late = [device.message(Store.IMS, index) for index in range(4)]
+        before = vm.machine.events.mark_of(ConsoleLine)
         with kernel.starting(vm):
-            _send_late(vm, door, device, late)
+            _check_released(vm, door, before)
+            for message in late:  # nobody in the next kernel would take them yet
+                outcome = door.translate(message, device.requester_id)
+                assert isinstance(outcome, Fault)
+                assert outcome.reason is Blocked.NO_HANDLE
         yield Handover(vm, door, device, late)
         device.model.ledger.assert_quiet()
         vm.check_kernel_log()
 
 
-def _send_late(vm: Vm, door: VirteFunction, device: PluggedFunction, late: list[Message]) -> None:
-    """Send the old kernel's messages while no kernel is there to take them."""
-    released = vm.machine.events.wait(
-        Called,
-        Deadline(20, "the old kernel's RELEASE"),
-        lambda event: event.answered.request.operation == Operation.RELEASE,
-        since=BEGINNING,
+def _check_released(vm: Vm, door: VirteFunction, before: Mark) -> None:
+    """Look at what the old kernel has left, when the next one says its first word."""
+    vm.machine.events.wait(
+        ConsoleLine,
+        Deadline(BOOT_SECONDS, "the next kernel's first line"),
+        lambda line: "Linux version" in line.text,
+        since=before,
     )
-    assert released.answered.answer.status == CallStatus.OK
-    for message in late:
-        outcome = door.translate(message, device.requester_id)
-        assert isinstance(outcome, Fault)
-        assert outcome.reason is Blocked.NO_HANDLE
+    last = door.calls[-1]
+    assert last.request.operation == Operation.RELEASE, f"no RELEASE:\n{door.table()}"
+    assert last.answer.status == CallStatus.OK
+    assert door.partition.live == 0
 
 
 @pytest.mark.machine("remapping-only")
