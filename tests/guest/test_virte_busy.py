@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import re
 
 import pytest
 
@@ -13,6 +14,7 @@ from harness.hypervisor.policy import Policy
 from harness.spec.hypercall import CallStatus, Operation
 from harness.spec.interrupt import Store
 from harness.testbed.plugged import STORES, PluggedFunction
+from harness.testbed.vm import Vm
 from tests.guest.support import Virte, deliver, other_cpu
 
 pytestmark = pytest.mark.shared_vm("module")
@@ -20,10 +22,12 @@ by_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name
 
 TRIES_MAX = 20
 """As the module has it: BUSY_TRIES in guests/module/virte_call.c."""
-
-
 NEARLY_TOO_LONG_US = 1900
 """Just below what the module waits for in all."""
+ROUNDS = 5
+"""On a busy host a guest that does not wait may be that late by itself: not each time."""
+CLOCKS_DIFFER = 0.01
+"""Guest and host know the rate of the time stamp counter to so much."""
 
 
 def calls(virte: Virte, operation: Operation) -> list[Called]:
@@ -40,40 +44,55 @@ def cpu_of(device: PluggedFunction) -> int:
     return cpu
 
 
-def check_waited(made: list[Called], us: int, nanoseconds: int) -> None:
-    """See that a guest was BUSY once, and has waited for as long as it was told."""
-    answers = [event.answered.answer for event in made[:2]]
+def delays(vm: Vm) -> list[float]:
+    """Return what a delay on each CPU comes to, of what it should be.
+
+    The first CPU is told its rate, as the counter has it. The others measure their own as they
+    start (init/calibrate.c), and are wrong by far when the host is busy then.
+    """
+    text = vm.control.read_file("/proc/cpuinfo")
+    rates = [float(rate) for rate in re.findall(r"^bogomips\s*: (.*)$", text, re.MULTILINE)]
+    return [rate / rates[0] for rate in rates]
+
+
+def check_waited(vm: Vm, made: list[Called], us: int) -> None:
+    """See that a guest was told to wait, and did so before it called again."""
+    told, again = made[:2]
+    answers = [event.answered.answer for event in (told, again)]
     assert [answer.status for answer in answers] == [CallStatus.BUSY, CallStatus.OK]
     assert answers[0].retry_us == us
-    assert nanoseconds >= us * 1000
+    # Each CPU has a frame of its own.
+    delay = us * 1000 * min(delays(vm)[call.frame] for call in (told, again))
+    assert again.when - told.when >= delay * (1 - CLOCKS_DIFFER)
 
 
-# How long it waited says the guest's own clock: the one that it waits by.
 @pytest.mark.capability("D2")
 def test_a_host_that_is_busy_at_a_map_is_left_alone_for_as_long_as_it_says(
-    virte: Virte, policy: Policy, device: PluggedFunction
+    vm: Vm, virte: Virte, policy: Policy, device: PluggedFunction
 ) -> None:
     policy.busy_us = NEARLY_TOO_LONG_US
-    policy.fail(Operation.MAP, CallStatus.BUSY)
-    given = device.control.alloc(Store.IMS, 2)
-    check_waited(calls(virte, Operation.MAP), policy.busy_us, given.nanoseconds)
-    device.control.request(Store.IMS, count=2)
-    deliver(device, Store.IMS, 0, 1)
+    for index in range(0, 2 * ROUNDS, 2):
+        before = len(calls(virte, Operation.MAP))
+        policy.fail(Operation.MAP, CallStatus.BUSY)
+        device.set_up(Store.IMS, 2, index=index)
+        check_waited(vm, calls(virte, Operation.MAP)[before:], policy.busy_us)
+        deliver(device, Store.IMS, index, index + 1)
 
 
 @pytest.mark.cpus(2)
 @pytest.mark.capability("D3")
 def test_a_host_that_is_busy_at_a_move_is_left_alone_for_as_long_as_it_says(
-    virte: Virte, policy: Policy, device: PluggedFunction
+    vm: Vm, virte: Virte, policy: Policy, device: PluggedFunction
 ) -> None:
     policy.busy_us = NEARLY_TOO_LONG_US
     device.set_up(Store.IMS, 1)
-    old = cpu_of(device)
-    before = len(calls(virte, Operation.RETARGET))
-    policy.fail(Operation.RETARGET, CallStatus.BUSY)
-    moved = device.control.call("move", store="ims", cpu=other_cpu(device, old))
-    check_waited(calls(virte, Operation.RETARGET)[before:], policy.busy_us, moved["nanoseconds"])
-    assert cpu_of(device) == other_cpu(device, old)
+    for _ in range(ROUNDS):
+        new = other_cpu(device, cpu_of(device))
+        before = len(calls(virte, Operation.RETARGET))
+        policy.fail(Operation.RETARGET, CallStatus.BUSY)
+        device.move(Store.IMS, new)
+        check_waited(vm, calls(virte, Operation.RETARGET)[before:], policy.busy_us)
+        assert cpu_of(device) == new
 
 
 @pytest.mark.cpus(2)
