@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
+from harness.devices.virte_function.function import VirteFunction
 from harness.faults.fault import Fault
 from harness.faults.seed import Original, Replacement
-from harness.hypervisor.entry import Block, HostEntry, Route
+from harness.hypervisor.entry import UNTOLD, Block, HostEntry, Route, Sender
 from harness.hypervisor.handles import generation_of, index_of
 from harness.hypervisor.host import Blocked, Host
 from harness.hypervisor.partition import Partition
@@ -41,6 +42,13 @@ def _overlooks(what: Blocked) -> Callable[[Original], Original]:
         return admit
 
     return make
+
+
+def _tells_nothing(sender: Original) -> Original:
+    def nothing(self: VirteFunction, place: int, data: int) -> Sender:
+        return UNTOLD
+
+    return nothing
 
 
 def _tears_down_first(retarget: Original) -> Original:
@@ -130,6 +138,14 @@ HYPERVISOR_FAULTS: Final = (
         seed=Replacement(Host, "_entry_of", _overlooks(Blocked.WRONG_SOURCE)),
         rows=("D8",),
         tests=("test_virte_failures.py", "test_virte_origin.py"),
+    ),
+    Fault(
+        name="host-is-told-no-sender",
+        imitates="messages of MSI and MSI-X that are told by their address alone (shape)",
+        seed=Replacement(VirteFunction, "_sender", _tells_nothing),
+        rows=("D8",),
+        tests=("test_virte_origin.py",),
+        machine="remapping-only",  # where DMA is translated, they do not get as far
     ),
     Fault(
         name="host-checks-no-pasid",
