@@ -214,7 +214,8 @@ REMAPPING_FAULTS: Final = (
         imitates="an invalidation that is queued, and taken for done (shape)",
         # QEMU has carried out the whole queue when the write of its tail returns: a wait descriptor
         # that nobody looks at has completed all the same. So it asks for no status either, and is a
-        # fence alone (FN instead of SW, VT-d 6.5.2.8, 7.10); the status says "done" from the start.
+        # fence alone (FN instead of SW: VT-d, "Invalidation Wait Descriptor"); the status says
+        # "done" from the start.
         seed=Together(
             (
                 Patch(
