@@ -213,10 +213,7 @@ def test_tests_are_collected_for_what_the_command_line_leaves(pytester: pytest.P
     ]
 
 
-@pytest.mark.parametrize(
-    ("machine", "marked"),
-    [("caching-xapic", []), ("no-iommu", ["of_a_machine"]), ("caching", None)],
-)
+@pytest.mark.parametrize(("machine", "marked"), [("no-iommu", ["of_a_machine"]), ("caching", None)])
 def test_a_machine_that_the_matrix_lacks_is_said_to_be_the_reason(
     pytester: pytest.Pytester, machine: str, marked: list[str] | None
 ) -> None:
