@@ -71,7 +71,9 @@ VECTOR_FAULTS: Final = (
             skip,
         ),
         rows=("B5",),
-        tests=("test_no_remapping.py",),
+        tests=(
+            "test_no_remapping.py::test_a_move_rewrites_the_message_and_the_next_interrupt_lands_on_the_new_cpu",
+        ),
         machine="no-iommu",
     ),
 )
