@@ -279,7 +279,7 @@ def _harvest(build: Kbuild, entry: Path) -> None:
 
 
 def _memory_factor(options: Mapping[str, str]) -> int:
-    return 2 if options.get("CONFIG_KASAN") == "y" else 1
+    return 4 if options.get("CONFIG_KASAN") == "y" else 1
 
 
 def _booted(entry: Path) -> list[Path]:
