@@ -120,8 +120,7 @@ class VmLender:
 
     def _supplies(self, cell: Cell) -> tuple[Guest, MachineSpec]:
         recipe = choose(self._provisioner.recipes.kernels, cell.kernel, what="kernel")
-        guest, spec = self._provisioner.guest(recipe), self.machine(cell)
-        return guest, replace(spec, memory=spec.memory * guest.kernel.memory_factor)
+        return self._provisioner.guest(recipe), self.machine(cell)
 
     @contextlib.contextmanager
     def _workspace(self, cell: Cell) -> Iterator[Workspace]:

@@ -41,7 +41,7 @@ from harness.qemu import snapshot as qemu_snapshot
 from harness.qemu.command import MachineSpec
 from harness.qemu.launch import running_machine
 from harness.qemu.snapshot import SavedState, SnapshotUnusable, Stamp
-from harness.testbed.vm import Vm, answering_vm, boot_of, running_vm
+from harness.testbed.vm import Vm, answering_vm, boot_of, machine_of, running_vm
 
 log = logging.getLogger(__name__)
 
@@ -194,7 +194,7 @@ class Snapshots:
         )
         with (
             running_machine(
-                snapshot.spec,
+                machine_of(snapshot.guest, snapshot.spec),
                 qemu=self._qemu.argv,
                 boot=boot_of(snapshot.guest, snapshot.spec, snapshot.kernel_arguments),
                 workspace=workspace,
@@ -262,7 +262,7 @@ class Snapshots:
         # Software emulation is the same on every host, but for the time stamp counter. Its rate is
         # measured: to 10 MHz, so that a border between two roundings is not where hosts are.
         cpu = processor() if spec.accelerator == "kvm" else round(tsc_khz() or 0, -4)
-        return digest(booted, spec, kernel_arguments, qemu, cpu, makers)
+        return digest(booted, machine_of(guest, spec), kernel_arguments, qemu, cpu, makers)
 
 
 def _saved_watchdogs(saved: SavedState) -> object:

@@ -7,6 +7,7 @@ import errno
 import re
 import threading
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Final
 
 from harness.build.provision import Guest
@@ -414,6 +415,11 @@ def answering_vm(
             raise
 
 
+def machine_of(guest: Guest, spec: MachineSpec) -> MachineSpec:
+    """Return the machine that a guest runs in: with the memory that its kernel needs there."""
+    return replace(spec, memory=spec.memory * guest.kernel.memory_factor)
+
+
 def boot_of(guest: Guest, spec: MachineSpec, kernel_arguments: tuple[str, ...] = ()) -> Boot:
     """Return what a machine boots for a guest.
 
@@ -447,8 +453,9 @@ def running_vm(
     :raises CheckFailed: it has not loaded our module, or lacks CPUs that it was not told to leave.
     """
     boot = boot_of(guest, spec, kernel_arguments)
+    machine_spec = machine_of(guest, spec)
     with running_machine(
-        spec, qemu=qemu.argv, boot=boot, workspace=workspace, alarm=alarm
+        machine_spec, qemu=qemu.argv, boot=boot, workspace=workspace, alarm=alarm
     ) as machine:
         machine.wait_ready()
         with answering_vm(guest, qemu, machine, direct_dma=True) as vm:

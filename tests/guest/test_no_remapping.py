@@ -40,6 +40,7 @@ def test_a_move_rewrites_the_message_and_the_next_interrupt_lands_on_the_new_cpu
     ims_device: PluggedFunction, store: Store
 ) -> None:
     ims_device.set_up(store, 1)
+    ims_device.move(store, 0)  # wherever the kernel had put it
     for cpu in (1, 0, 1):
         before = ims_device.message(store, 0)
         ims_device.move(store, cpu)

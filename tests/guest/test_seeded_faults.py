@@ -34,6 +34,8 @@ def test_a_place_in_the_kernel_is_found_by_name_changed_and_put_back(
         return [ims_device.irte(ims_device.message(Store.IMS, index)) for index in (0, 1)]
 
     ims_device.set_up(Store.IMS, 2)
+    for index in (0, 1):
+        ims_device.move(Store.IMS, cpu=0, index=index)  # wherever the kernel had put it
     before = irtes()
     with choose_fault("moved-irte-keeps-old-route").seed.sown(vm) as where:
         assert "intel_ir_set_affinity" in where
@@ -42,6 +44,7 @@ def test_a_place_in_the_kernel_is_found_by_name_changed_and_put_back(
     ims_device.control.move(Store.IMS, cpu=1, index=1)
     assert irtes()[0] == before[0]
     assert irtes()[1] != before[1]
+    ims_device.control.move(Store.IMS, cpu=0, index=0)  # where its IRTE still leads
 
 
 @pytest.mark.kernel(DEFAULT_KERNEL)

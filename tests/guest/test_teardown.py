@@ -20,8 +20,9 @@ ROUNDS = 700
 """Cycles of each store."""
 KEPT = {Fate.PENDING, Fate.MERGED, Fate.DISABLED}
 """What becomes of an event that does not leave the device."""
-LAZY = {"vmap_area"}
-"""Caches of what is freed later, much at a time: mappings of the MSI-X table (lazy_max_pages())."""
+LAZY = {"vmap_area", "kmemleak_object", "kmemleak_scan_area"}
+"""Caches of what is freed later, much at a time: mappings of the MSI-X table (lazy_max_pages()),
+and what kmemleak notes of each (alloc_vmap_area())."""
 
 
 def taken_by_four(plugged: PluggedFunction, store: Store) -> tuple[set[int], set[tuple[int, int]]]:
