@@ -40,6 +40,8 @@ _FORMAT: Final = 1
 """Raised when this package makes another artifact of the same tree."""
 
 _CONFIGS: Final = "guests/configs"
+_FORMER: Final = "former"
+"""Names that options had: see the file."""
 _LOADED: Final = tuple(
     f"CONFIG_{name}" for name in ("VIRTIO_PCI", "VIRTIO_NET", "VIRTIO_CONSOLE", "HW_RANDOM_VIRTIO")
 )
@@ -206,7 +208,7 @@ def configuration(source: TreeSource) -> tuple[str, bool]:
     :raises ConfigError: the user's file cannot be read, or is no configuration for our guests.
     """
     if (path := source.own_config) is None:
-        return "".join(map(_fragment, _fragments(source))), False
+        return "".join(map(_fragment, [_FORMER, *_fragments(source)])), False
     try:
         text = path.read_text()
         options = parse_config(text)

@@ -52,7 +52,7 @@ def test_options_that_did_not_survive_are_named() -> None:
     assert refused(wanted, got, modules=["CONFIG_V"]) == ["CONFIG_M=y (it has m)", "CONFIG_Z=y"]
 
 
-@pytest.mark.parametrize("name", ["boot", "checks", DEBUG])
+@pytest.mark.parametrize("name", ["boot", "checks", "former", DEBUG])
 def test_our_fragments_are_configurations(name: str) -> None:
     text = (resource("guests/configs") / f"{name}.config").read_text()
     assert all(value in ("y", "m", "n", "256") for value in parse_config(text).values())
