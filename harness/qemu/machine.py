@@ -23,9 +23,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from harness.errors import HarnessError
+from harness.errors import DeadlineExpired, HarnessError
 from harness.events.stream import Stream
-from harness.host.deadline import Deadline
+from harness.host.deadline import SLOWDOWN_VARIABLE, Deadline
 from harness.host.process import Process
 from harness.host.workspace import Workspace
 from harness.qemu.command import Json, MachineSpec
@@ -45,6 +45,11 @@ QUIT_SECONDS: Final = 3.0
 
 READY_LINE: Final = "imsh-init: ready"
 """What images/rootfs/init puts into the kernel's log, with the nonce behind it."""
+
+_HANGS: Final = (
+    "how far it came is on its console; `imsh run --append 'initcall_debug ignore_loglevel'` shows "
+    f"each step of the kernel's start, {SLOWDOWN_VARIABLE}=4 waits four times as long"
+)
 
 TEST_PORT: Final = "imsh.test"
 """Virtio-serial port at which the control tool answers tests."""
@@ -123,7 +128,11 @@ class Machine:
         if self._state is State.READY:
             return
         self._require(State.STARTED, "wait for the guest's start")
-        self.wait_ready_line(self._nonce, deadline)
+        try:
+            self.wait_ready_line(self._nonce, deadline)
+        except DeadlineExpired as error:
+            error.hint = _HANGS
+            raise
         self._enter(State.READY)
 
     def wait_ready_line(self, nonce: str, deadline: Deadline) -> None:

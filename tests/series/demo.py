@@ -5,6 +5,7 @@
     harmless/             four that change nothing that counts
     trap-per-interrupt/   two, one of which reads from the MSI-X table at every interrupt
     late-helper/          four; the second needs the third to compile, the last loses invalidations
+    start-failure/        one; told to, the kernel panics, hangs or floods its console before init
 
 They are made for linux-source-6.12, as `git format-patch` writes them. From a cold cache the kernel
 is built once as a whole; the rest is what a series changes. The name of this file keeps it out of
@@ -13,10 +14,7 @@ is built once as a whole; the rest is what a series changes. The name of this fi
 
 from __future__ import annotations
 
-import os
 import re
-import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Final
@@ -24,10 +22,10 @@ from typing import Final
 import pytest
 
 from harness.build.provision import Provisioner
-from harness.build.roots import RootRecipe, Roots
-from harness.host.deadline import Deadline
-from harness.host.process import find_tool
-from harness.host.process import run as run_process
+from harness.build.roots import RootRecipe
+from harness.host.deadline import timeout_factor
+from tests.series.packaged import imsh, unpacked
+from tests.unit.small_tree import git
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -42,32 +40,10 @@ MOVES: Final = "IMS and (no_operation or a_move_rewrites or raised_at_once)"
 
 @pytest.fixture(scope="module")
 def tree(provisioner: Provisioner) -> Path:
-    """The packaged source of the kernel, unpacked: a tree that is under no version control."""
-
-    def unpack(entry: Path, _log: Path) -> None:
-        (tar,) = entry.glob("root/usr/src/linux-source-*.tar.xz")
-        unpacking = Deadline(600, "unpacking the kernel's source")
-        words = ["--extract", "--file", str(tar), "--directory", str(entry)]
-        run_process([str(find_tool("tar")), *words], deadline=unpacking)
-        shutil.rmtree(entry / "root")
-
-    entry = Roots(provisioner.cache).provide(
-        "source", "linux", SOURCE, unpack, sealed=lambda entry: [entry / "packages"]
-    )
-    (unpacked,) = entry.glob("linux-source-*")
-    return unpacked
-
-
-def imsh(*words: str | Path) -> tuple[int, str]:
-    """Run imsh from the checkout, its progress shown, and return its status and its report."""
-    # A worker's own environment would make the inner pytest believe that it is one, too.
-    inherited = {name: value for name, value in os.environ.items() if name[:7] != "PYTEST_"}
-    argv = [sys.executable, "-m", "harness", *map(str, words)]
-    said = subprocess.run(
-        argv, cwd=SERIES.parents[1], env=inherited, stdout=subprocess.PIPE, text=True, check=False
-    )
-    sys.stderr.write(said.stdout)  # shown when something fails
-    return said.returncode, said.stdout
+    """The packaged source of 6.12, in a repository of one commit that has the tag "packaged"."""
+    tree = unpacked(provisioner, "linux-with-git", SOURCE, repository=True)
+    git(tree, "checkout", "--quiet", "--force", "--detach", "packaged")
+    return tree
 
 
 def one_line(text: str) -> str:
@@ -162,3 +138,44 @@ def test_a_read_of_the_table_at_every_interrupt_is_named(tree: Path, tmp_path: P
     assert "BROKEN" not in report
     cost = "MSI-X, interrupt: trapped accesses each (caching): 0 -> 1, worse; noise 0"
     assert cost in one_line(report)
+
+
+@pytest.mark.parametrize(
+    ("failure", "status", "verdict", "last_words"),
+    [
+        ("panic", 1, "kernel failure: panic in the guest", "start_failure=panic"),
+        ("hang", 4, "time-out: the ready line", "Unpacking initramfs"),
+        ("flood", 4, "time-out: the ready line", "start_failure=flood"),
+    ],
+)
+def test_a_kernel_that_does_not_reach_init_is_told_with_its_console(
+    tree: Path, tmp_path: Path, failure: str, status: int, verdict: str, last_words: str
+) -> None:
+    ended, report = imsh(
+        *("run", "--tree", tree, "--series", SERIES / "start-failure"),
+        *("--append", f"start_failure={failure}", "--results", tmp_path),
+        IMSH_TIMEOUT_FACTOR=str(timeout_factor() / 2),  # it is a time-out all the same
+    )
+    assert ended == status
+    assert f"verdict: {verdict}" in report
+    assert last_words in report
+    assert (failure == "panic") or "hint: " in report
+    (evidence,) = tmp_path.iterdir()
+    assert last_words in (evidence / "console.log").read_text(errors="replace")
+
+
+def test_gits_own_bisection_goes_round_what_does_not_compile(tree: Path, tmp_path: Path) -> None:
+    series = sorted(map(str, (SERIES / "late-helper").iterdir()))
+    git(tree, "am", "--quiet", *series)
+    try:
+        git(tree, "bisect", "start", "HEAD", "packaged")
+        validate = [sys.executable, "-m", "harness", "validate", "--tree", ".", "--git-bisect"]
+        validate += ["--base", "packaged", "--matrix", "quick", "--measure", "0"]
+        said = git(tree, "bisect", "run", *validate, "--results", str(tmp_path), "--",
+                   f"{TESTS[0]}::{CLAIM}")  # fmt: skip
+        assert "iommu/vt-d: Do not flush what is in use already" in said
+        assert "is the first bad commit" in said
+        assert "# skip: " in git(tree, "bisect", "log")
+    finally:
+        git(tree, "bisect", "reset")
+        git(tree, "checkout", "--quiet", "--force", "--detach", "packaged")
