@@ -15,7 +15,8 @@ BIN     := $(VENV)/bin
 WORKERS ?= $(shell nproc)
 PYTEST  := $(BIN)/pytest -n $(WORKERS) --dist loadgroup
 
-.PHONY: help demo test check lint unit bench cost faults validate-demo doctor capabilities venv clean
+.PHONY: help demo test check lint unit bench cost faults validate-demo newest-demo doctor \
+	capabilities venv clean
 
 help: ## Show the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | column -t -s "$$(printf '\t')" \
@@ -55,6 +56,10 @@ faults: $(READY) ## Seed faults into live guests, one at a time, and score what 
 validate-demo: $(READY) ## Build the kernel's packaged source; validate and bisect series of ours
 	$(BIN)/imsh build
 	$(BIN)/pytest tests/series/demo.py $(ARGS)
+
+newest-demo: $(READY) ## Build the newest packaged source of the kernel, and run tests on it
+	$(BIN)/imsh build
+	$(BIN)/pytest tests/series/newest.py $(ARGS)
 
 doctor: $(READY) ## Say what this machine lacks, and how to get it
 	$(BIN)/imsh doctor $(ARGS)
