@@ -66,7 +66,11 @@ def entry_cpus(machine: Sequence[MachineInterrupt]) -> dict[int, int]:
 
 
 def handles_of(doors: Iterable[VirteFunction], requester_id: RequesterId) -> list[HandleView]:
-    """Return what the hypervisors of a machine hold for one function."""
+    """Return what the hypervisors of a machine hold for one function, and have handed out.
+
+    An interrupt of the host's that is still starting is not among it: a guest that was told to come
+    back for it, and does not, has nothing to do with it (docs/virte.md, "Map").
+    """
     return [
         HandleView(
             handle=entry.handle,
@@ -77,7 +81,7 @@ def handles_of(doors: Iterable[VirteFunction], requester_id: RequesterId) -> lis
         )
         for door in doors
         for entry in door.partition.entries()
-        if entry.source.origin.requester == requester_id
+        if entry.ready and entry.source.origin.requester == requester_id
     ]
 
 

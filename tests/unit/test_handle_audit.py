@@ -6,11 +6,19 @@ from dataclasses import replace
 
 import pytest
 
+from harness.devices.virte_function.function import VirteFunction
+from harness.hypervisor.entry import Refused
+from harness.hypervisor.host import Host
+from harness.hypervisor.policy import Policy
 from harness.pci.store import StoreEntry
 from harness.remapping.audit import GuestInterrupt, Kind
 from harness.remapping.handle_audit import HandleView, audit_handles
+from harness.spec.hypercall import VERSION_1_0, Feature
 from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message
+from harness.spec.pci import RequesterId
+from harness.testbed.views import handles_of
+from tests.unit.hypercall_guest import DEVICE, Clock, ims
 
 NAME = InterruptName(Store.IMS, 3)
 PAIR = Message(0xC000_0004, 7)
@@ -67,3 +75,16 @@ def test_a_parked_handle_may_fill_a_block_of_msi() -> None:
     parked = replace(HANDLE, interrupt=name, vector=None, destination=None)
     assert kinds([HANDLE, parked]) == []
     assert kinds([HANDLE, replace(parked, vector=0x42)]) == [Kind.ORPHAN_HANDLE]
+
+
+def test_a_handle_that_is_still_starting_is_not_the_guests() -> None:
+    clock = Clock()
+    door = VirteFunction(Host(4, clock), Policy(start_seconds=0.5))
+    door.partition.negotiate(VERSION_1_0, Feature.IMS)
+    with pytest.raises(Refused, match="BUSY"):
+        door.partition.map(ims())
+    assert door.partition.live == 1
+    assert handles_of([door], RequesterId(DEVICE)) == []
+    clock.now += 0.5
+    door.partition.map(ims())
+    assert len(handles_of([door], RequesterId(DEVICE))) == 1
