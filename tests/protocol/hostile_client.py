@@ -118,7 +118,11 @@ class Connection:
         self._received = bytearray()
         self._ready = select.poll()
         self._ready.register(self.socket, select.POLLIN)
-        self.socket.connect(path)
+        try:
+            self.socket.connect(path)
+        except BaseException:
+            self.socket.close()  # nobody else has it
+            raise
 
     def send(self, raw: bytes, fds: Sequence[int] = ()) -> None:
         """Send a message, damaged or not."""
