@@ -35,7 +35,7 @@ from harness.host.cache import digest
 from harness.host.workspace import directory_lock
 from harness.testbed.selection import make_selection
 from harness.testbed.supplies import make_provisioner
-from harness.testbed.trees import tree_recipe
+from harness.testbed.trees import add_tree_options, tree_recipe
 
 HELP = "find the commit that made tests fail, by git bisect"
 
@@ -62,13 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="instead of --bad, a series that makes them fail: an mbox, a directory, or a range of "
         "commits (repeatable)",
     )
-    parser.add_argument(
-        "--kconfig", metavar="FILE", help="build with this .config, or with the word debug"
-    )
-    parser.add_argument(
-        "--compiler", choices=("packages", "host"), help="what compiles: packages (default), or "
-        "this machine's own"
-    )  # fmt: skip
+    add_tree_options(parser.add_argument, ("--kconfig", "--compiler"))
     parser.add_argument("--matrix", metavar="NAME", help="machines that the tests are run on")
     parser.add_argument(
         "--machine",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -51,10 +51,10 @@ OWN_KERNEL: Final = ("tree", "vmlinuz")
 """Those that name a kernel of the user's."""
 
 
-def add_tree_options(add: Callable[..., object]) -> None:
+def add_tree_options(add: Callable[..., object], names: Iterable[str] = tuple(_OPTIONS)) -> None:
     """Declare the options; ``add`` is argparse's add_argument or pytest's addoption."""
-    for name, words in _OPTIONS.items():
-        add(name, **words)
+    for name in names:
+        add(name, **_OPTIONS[name])
 
 
 def tree_recipe(
