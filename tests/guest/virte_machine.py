@@ -152,8 +152,7 @@ class DrivenGuest(RuleBasedStateMachine):
     @precondition(lambda self: True in self.held.values())
     @rule(which=number)
     def release(self, which: int) -> None:
-        name = self.choose(which, requested=True)
-        self.release_all([name] if name != FIRST_MESSAGE else self.of_store(Store.MSI))
+        self.let_go(self.choose(which, requested=True))
 
     @precondition(lambda self: False in self.held.values())
     @rule(which=number)
@@ -204,9 +203,7 @@ class DrivenGuest(RuleBasedStateMachine):
         self.quiet_since = ledger.mark()
         # Any answer brings the notice. A move may make no call: the kernel puts it off to the next
         # interrupt while the move before is not over, and none comes.
-        given_back = [name] if name != FIRST_MESSAGE else self.of_store(Store.MSI)
-        given_back = [each for each in given_back if self.held[each]]
-        self.release_all(given_back)
+        given_back = self.let_go(name)
         wait_until(lambda: entry.quenched_at is None, Deadline(SECONDS, "the revival"))
         for each in given_back:
             self.device.control.request(each.store, each.index)
@@ -280,6 +277,13 @@ class DrivenGuest(RuleBasedStateMachine):
     def of_store(self, store: Store) -> list[InterruptName]:
         """Return what is held in a store."""
         return [name for name in self.held if name.store is store]
+
+    def let_go(self, name: InterruptName) -> list[InterruptName]:
+        """Release one that is requested, with the first message all of MSI's; return them."""
+        names = [name] if name != FIRST_MESSAGE else self.of_store(Store.MSI)
+        requested = [each for each in names if self.held[each]]
+        self.release_all(requested)
+        return requested
 
     def release_all(self, names: list[InterruptName]) -> None:
         """Release those that are requested, the last first."""
