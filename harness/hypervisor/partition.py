@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 
 from harness.hypervisor.entry import (
@@ -37,14 +38,26 @@ class Partition:
     """One guest of a host. The calls take operands as they came: any value has an answer.
 
     :param doorbells: gives the address of the doorbell BAR as the guest has placed it.
+    :param is_told: whether a message of this requester id comes with it. Another's would pass for
+        that of any function that is not told either, so there is no handle for it.
     """
 
-    def __init__(self, host: Host, doorbells: Callable[[], int], policy: Policy | None = None):
+    def __init__(
+        self,
+        host: Host,
+        doorbells: Callable[[], int],
+        policy: Policy | None = None,
+        *,
+        is_told: Callable[[int], bool] = lambda requester: True,
+    ):
         self.host = host
         self.policy = policy or Policy()
         self.negotiated = False
         self.features = Feature(0)
         """What was granted."""
+        self.untold: Counter[int] = Counter()
+        """Requester ids that were refused a handle because their messages come without it."""
+        self._is_told = is_told
         self._doorbells = doorbells
         self._pages: dict[tuple[int, int], int] = {}
         self._blocks: dict[Source, Block] = {}
@@ -119,6 +132,9 @@ class Partition:
             check_map(request, self.features)
             route = route_of(request)
             if not self.policy.owns(request.segment, request.requester):
+                raise Refused(CallStatus.DENIED)
+            if not self._is_told(request.requester):
+                self.untold[request.requester] += 1
                 raise Refused(CallStatus.DENIED)
             self._fail_on_request(Operation.MAP)
             block = self._blocks.get(source_of(request)) or self._set_up(request)

@@ -174,6 +174,11 @@ class Machine:
         self.vitals.check()
         return self._trace.followed_messages()
 
+    def log_emulated_messages(self) -> None:
+        """Have QEMU log the messages of the devices that it emulates itself, where it can."""
+        self.vitals.check()
+        self._trace.log_emulated()
+
     def plug(self, device: Json, deadline: Deadline | None = None) -> None:
         """Plug a device in. One that is served here must have its server running already.
 

@@ -1,7 +1,8 @@
 # Ref: QEMU system/trace-events (memory_region_ops_read, memory_region_ops_write,
 #      memory_region_ram_device_read, memory_region_ram_device_write); util/log.c (timestamps);
 #      hw/i386/trace-events (vtd_reg_write, vtd_reset_exit, vtd_inv_desc_iec, vtd_inv_desc_wait_sw,
-#      vtd_inv_desc_wait_irq, vtd_dmar_fault); hw/vfio/trace-events (vfio_msi_*, vfio_msix_*)
+#      vtd_inv_desc_wait_irq, vtd_dmar_fault); hw/vfio/trace-events (vfio_msi_*, vfio_msix_*);
+#      hw/virtio/virtio.c (virtio_notify(), virtio_set_status()), hw/nvme/ctrl.c (nvme_irq_assert())
 """What QEMU logs of itself: its trace events.
 
 The guest's accesses to an MSI-X table are trapped by QEMU and never reach the device's server.
@@ -48,6 +49,15 @@ MESSAGE_EVENTS: Final = (
     "vfio_msix_disable",
 )
 """What becomes of the MSI and MSI-X interrupts of a function that is served over vfio-user."""
+EMULATED_EVENTS: Final = (
+    "virtio_notify",
+    "virtio_set_status",
+    "virtio_net_announce_notify",
+    "qmp_enter_set_link",
+    "pci_nvme_irq_msix",
+)
+"""The interrupts of virtio devices and NVMe controllers that QEMU emulates itself: those of a
+queue, those of a changed configuration (by what changes it), and the end of a device's driver."""
 
 MSIX_TABLE: Final = "msix-table"
 """QEMU's name of the region in which it emulates a function's MSI-X table (hw/pci/msix.c)."""
@@ -190,6 +200,13 @@ class TraceLog:
         """
         _switch(self._qmp, ["vfio_ms*"], on=True)  # a few rare ones besides, in one command
         return self._followed("vfio_ms*", MESSAGE_EVENTS)
+
+    def log_emulated(self) -> None:
+        """Have :data:`EMULATED_EVENTS` logged from now on.
+
+        :raises MonitorCommandError: QEMU has no such trace event.
+        """
+        _switch(self._qmp, EMULATED_EVENTS, on=True)
 
     def _followed(self, pattern: str, events: Sequence[str]) -> TraceTail:
         tail = TraceTail(self._path)

@@ -29,11 +29,13 @@ from harness.host.deadline import Deadline, timeout_factor, wait_until
 from harness.host.resources import harness_version
 from harness.host.tsc import tsc_khz
 from harness.host.workspace import Workspace
-from harness.qemu.command import MachineSpec
+from harness.qemu.command import Json, MachineSpec
 from harness.qemu.launch import TIMELINE, Boot, running_machine
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Machine, State
+from harness.spec.pci import RequesterId
 from harness.spec.vtd import FaultReason, FaultRecord
 from harness.testbed.aftermath import Leftover, check_gone, check_settled, queue_errors
+from harness.testbed.emulated import plug_emulated
 from harness.testbed.evidence import keep
 from harness.testbed.observer import Observer
 from harness.testbed.platform import check_cpus
@@ -270,6 +272,19 @@ class Vm:
         )
         yield served
         served.server.check()
+
+    def plug_emulated(self, device: Json) -> RequesterId:
+        """Plug in a device that QEMU emulates itself, behind a root port; return its requester id.
+
+        The vIRTE call serves virtio devices and one NVMe controller that come in this way. It is
+        denied to every other device of QEMU's (those of the machine from its start, those that are
+        plugged in directly): QEMU does not tell whose their messages are.
+
+        :param device: options of ``device_add``, with ``driver`` and ``bus``.
+        :raises HarnessError: it is a second NVMe controller, or the guest has not numbered the bus.
+        :raises MonitorCommandError: QEMU refused it.
+        """
+        return plug_emulated(self.machine, self._followed_senders(), device)
 
     def _followed_senders(self) -> SenderWatch:
         if not self._senders.followed:  # nothing is logged for a machine without the call

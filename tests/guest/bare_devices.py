@@ -32,8 +32,19 @@ MSI: Final = msi_offsets(address_64bit=True, per_vector_mask=True)
 """Of a capability that has no mask, those in front of it are the same."""
 MSIX_CONTROL: Final = 2
 """Offset of Message Control in its capability."""
+EDU_PORT: Final = f"port{SHARED_PORTS - 1}"
 EDU_RAISE: Final = 0x60
 """Register of QEMU's educational device: it interrupts when it is written."""
+
+
+def capability(vm: Vm, slot: str, wanted: CapabilityId) -> int:
+    """Return where in a function's config space its capability is."""
+    pointer = int(Header.CAPABILITIES)
+    while at := vm.control.read_config(slot, pointer, 1):
+        if vm.control.read_config(slot, at, 1) == wanted:
+            return at
+        pointer = at + 1
+    raise LookupError(f"{slot} has no capability {wanted.name}")
 
 
 class BareDevice:
@@ -64,12 +75,7 @@ class BareDevice:
         self._vm.ssh.run(" && ".join(devmem.write(words)))
 
     def _capability(self, wanted: CapabilityId) -> int:
-        pointer = int(Header.CAPABILITIES)
-        while at := self._vm.control.read_config(self._slot, pointer, 1):
-            if self._vm.control.read_config(self._slot, at, 1) == wanted:
-                return at
-            pointer = at + 1
-        raise LookupError(f"{self._slot} has no capability {wanted.name}")
+        return capability(self._vm, self._slot, wanted)
 
 
 class BareFunction(BareDevice):
@@ -120,10 +126,10 @@ class Edu(BareDevice):
 @contextmanager
 def plugged_edu(vm: Vm) -> Iterator[Edu]:
     """Hold an educational device in the last port of a shared machine."""
-    port, identifier = f"port{SHARED_PORTS - 1}", "edu"
-    vm.machine.plug({"driver": "edu", "id": identifier, "bus": port})
+    identifier = "edu"
+    vm.machine.plug({"driver": "edu", "id": identifier, "bus": EDU_PORT})
     try:
-        slot = RequesterId.of(secondary_bus(vm.machine.qmp, port)).slot
+        slot = RequesterId.of(secondary_bus(vm.machine.qmp, EDU_PORT)).slot
         there = f"test -e /sys/bus/pci/devices/{slot}"
         deadline = Deadline(20, "the guest's discovery of QEMU's educational device")
         wait_until(lambda: vm.ssh.run(there, check=False).status == 0, deadline)

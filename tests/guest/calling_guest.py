@@ -35,6 +35,7 @@ class CallingGuest(Guest):
         self._vm = vm
         self.partition = virte.model.partition
         self.host, self.policy = self.partition.host, self.partition.policy
+        virte.model.senders = None  # its functions are the model's as well: QEMU knows none of them
         vm.ssh.run(f"echo 1 >/sys/bus/pci/devices/{virte.slot}/enable")
         self._frame = virte.bar_address(BAR_FRAMES)
         self._call = virte.bar_address(BAR_REGISTERS) + Register.CALL

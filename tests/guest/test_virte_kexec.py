@@ -80,7 +80,7 @@ def handed_over(
         running_vm(first, provisioner.qemu(), machine, workspace) as vm,
         holding_handles(vm, door) as device,
     ):
-        vm.machine.plug({"driver": "virtio-rng-pci", "id": "rng", "bus": "port2"})
+        vm.plug_emulated({"driver": "virtio-rng-pci", "id": "rng", "bus": "port2"})
         live = Deadline(20, "the interrupts of virtio-rng")
         wait_until(lambda: door.partition.live == 8, live)
         late = [device.message(Store.IMS, index) for index in range(4)]

@@ -109,7 +109,7 @@ def test_virtio_net(
         "netdev_add", {"type": "user", "id": "second", "net": "10.0.5.0/24", "host": HOST}
     )
     card = {"id": "stock", "netdev": "second", "mac": ADDRESS, "romfile": ""}
-    vm.machine.plug({"driver": "virtio-net-pci", "bus": LAST_PORTS[0], **card})
+    vm.plug_emulated({"driver": "virtio-net-pci", "bus": LAST_PORTS[0], **card})
     content = os.urandom(MIB)
     vm.ssh.put(content, "/run/sent")
 
@@ -145,7 +145,7 @@ def test_nvme(vm: Vm, interrupts: Interrupts, tmp_path: Path) -> None:
     file = {"driver": "file", "filename": str(disk)}
     vm.machine.qmp.execute("blockdev-add", {"node-name": "disk", "driver": "raw", "file": file})
     drive = {"id": "stock-disk", "drive": "disk", "serial": "imsh"}
-    vm.machine.plug({"driver": "nvme", "bus": LAST_PORTS[1], **drive})
+    vm.plug_emulated({"driver": "nvme", "bus": LAST_PORTS[1], **drive})
 
     def carry_traffic() -> None:
         block = "/dev/nvme0n1"

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from harness.hypervisor.partition import Partition
 from harness.hypervisor.policy import Policy
 from harness.spec.hypercall import (
     VERSION_1_0,
@@ -18,7 +19,7 @@ from harness.spec.hypercall import (
     Operation,
 )
 from harness.spec.interrupt import Store
-from tests.unit.hypercall_guest import DEVICE, Clock, Guest, ims, new_guest
+from tests.unit.hypercall_guest import DEVICE, DOORBELLS, Clock, Guest, ims, new_guest
 
 
 def statuses(answers: list[EntryAnswer]) -> list[int]:
@@ -138,6 +139,20 @@ def test_a_device_that_is_not_the_guests_is_denied() -> None:
     guest = new_guest(policy=Policy(owns=lambda segment, requester: requester == DEVICE))
     assert guest.call(Operation.MAP, ims(requester=DEVICE + 8))[0].status == CallStatus.DENIED
     assert guest.call(Operation.MAP, ims())[0].status == CallStatus.OK
+
+
+def test_a_device_whose_messages_nobody_tells_is_denied_and_counted() -> None:
+    guest = new_guest()
+    told = {DEVICE}
+    guest.partition = Partition(
+        guest.host, lambda: DOORBELLS, guest.policy, is_told=lambda requester: requester in told
+    )
+    guest.negotiate()
+    for store in (Store.MSI, Store.MSIX, Store.IMS):
+        untold = ims(requester=DEVICE + 8, store=store)
+        assert guest.call(Operation.MAP, untold)[0].status == CallStatus.DENIED
+        assert guest.call(Operation.MAP, ims(store=store))[0].status == CallStatus.OK
+    assert guest.partition.untold == {DEVICE + 8: 3}
 
 
 def test_a_batch_stops_at_its_first_failure_and_keeps_what_was_done() -> None:

@@ -59,7 +59,9 @@ class VirteFunction:
 
     def __init__(self, host: Host, policy: Policy | None = None, *, mapped: bool = True):
         self.config = config_space()
-        self.partition = Partition(host, lambda: doorbell_address(self.config), policy)
+        self.partition = Partition(
+            host, lambda: doorbell_address(self.config), policy, is_told=self._is_told
+        )
         """The guest, as the hypervisor knows it."""
         self.senders: Senders | None = None
         """Who is asked for the sender of a message that comes as a plain write."""
@@ -141,6 +143,10 @@ class VirteFunction:
         lines = [f"negotiated: {bool(status.negotiated)}; {self.partition.live} handles"]
         lines += map(str, self.partition.entries())
         lines += [f"blocked: {host.blocked.total()}", *map(str, host.faults)]
+        lines += [
+            f"refused: {count} handles for {RequesterId(requester)}, whose messages nobody tells"
+            for requester, count in self.partition.untold.items()
+        ]
         lines += ["calls:", *map(str, self.calls[-CALLS_SHOWN:])]
         return "".join(f"{line}\n" for line in lines)
 
@@ -186,6 +192,9 @@ class VirteFunction:
         message = Message(doorbell_address(self.config) + place, data)
         requester = self.senders.sender(message, entry.name if entry else None)
         return Sender(requester, strangers=self.senders.functions)
+
+    def _is_told(self, requester: int) -> bool:
+        return self.senders is None or requester in self.senders.known
 
     def _signal(self, place: int, data: int, sender: Sender) -> Delivered | Fault:
         outcome = self.partition.signal(place, data, sender)

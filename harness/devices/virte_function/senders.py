@@ -14,6 +14,10 @@ class Senders(Protocol):
     """Knows who sends some of a machine's messages."""
 
     @property
+    def known(self) -> Container[int]:
+        """The requester ids that :meth:`sender` may return."""
+
+    @property
     def functions(self) -> Container[int]:
         """The requester ids whose messages are all told: any other message is none of theirs."""
 

@@ -44,6 +44,13 @@ def _overlooks(what: Blocked) -> Callable[[Original], Original]:
     return make
 
 
+def _takes_all_for_told(is_told: Original) -> Original:
+    def told(self: VirteFunction, requester: int) -> bool:
+        return True
+
+    return told
+
+
 def _tells_nothing(sender: Original) -> Original:
     def nothing(self: VirteFunction, place: int, data: int) -> Sender:
         return UNTOLD
@@ -146,6 +153,14 @@ HYPERVISOR_FAULTS: Final = (
         rows=("D8",),
         tests=("test_virte_origin.py",),
         machine="remapping-only",  # where DMA is translated, they do not get as far
+    ),
+    Fault(
+        name="host-serves-whom-nobody-tells",
+        imitates="a handle for a device whose messages pass for another's (shape)",
+        seed=Replacement(VirteFunction, "_is_told", _takes_all_for_told),
+        rows=("D8",),
+        tests=("test_virte_stock_origin.py",),
+        machine="remapping-only",
     ),
     Fault(
         name="host-checks-no-pasid",
