@@ -111,7 +111,7 @@ class Layout:
             value = int.from_bytes(value, "little")
         if not 0 <= value < 1 << cls.width:
             raise ValueError(f"{cls.__name__} cannot hold {value:#x}")
-        self = cls()
+        self = cls.__new__(cls)  # it has a value: there are no fields to place
         self._value = value
         return self
 

@@ -20,7 +20,7 @@ from harness.remapping.audit import Disagreement, audit
 from harness.remapping.handle_audit import audit_handles
 from harness.remapping.live_entries import BrokenRule, broken_rules
 from harness.spec import ims_function as regs
-from harness.spec.interrupt import InterruptName, Store
+from harness.spec.interrupt import Store
 from harness.spec.msi import Message, MessageEntry
 from harness.testbed.apics import online_apics
 from harness.testbed.evidence import keep
@@ -125,12 +125,12 @@ class PluggedFunction(ServedFunction[ImsFunction]):
 
     def message(self, store: Store, index: int) -> Message:
         """Return the message as it stands in a store, seen from outside the guest."""
-        for entry in self.stores():
-            if entry.interrupt == InterruptName(store, index):
-                assert entry.address is not None
-                assert entry.data is not None
-                return Message(entry.address, entry.data)
-        raise ValueError(f"the function has no interrupt {store.name} {index}")
+        entry = self.model.store_entry(store, index)
+        if entry.address is None:
+            entry = _with_message(entry, self.msix_table()[index])
+        assert entry.address is not None
+        assert entry.data is not None
+        return Message(entry.address, entry.data)
 
     def kept_config(self, offset: int, size: int) -> int:
         """Return a register of config space as QEMU has it: it answers for MSI and MSI-X itself."""

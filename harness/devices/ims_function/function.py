@@ -191,12 +191,23 @@ class ImsFunction:
         """Return every interrupt of every store as the model sees it now."""
         with self._lock:
             return [
-                self._store_entry(store, state, index)
-                for store, state in self._stores.items()
+                self._store_entry(store, index)
+                for store in self._stores
                 for index in range(self.spec.count(store))
             ]
 
-    def _store_entry(self, store: Store, state: InterruptStore, index: int) -> StoreEntry:
+    def store_entry(self, store: Store, index: int) -> StoreEntry:
+        """Return one interrupt of a store as the model sees it now.
+
+        :raises ValueError: the function has no such interrupt.
+        """
+        if not self.has(store, index):
+            raise ValueError(f"the function has no interrupt {store.name} {index}")
+        with self._lock:
+            return self._store_entry(store, index)
+
+    def _store_entry(self, store: Store, index: int) -> StoreEntry:
+        state = self._stores[store]
         wired = self._delivery.wired(store, index)
         # A client that has wired an MSI-X vector keeps the table, message and mask bit, to itself.
         elsewhere = wired and store is Store.MSIX
