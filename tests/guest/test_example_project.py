@@ -44,7 +44,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     pip = ("-m", "pip", "--quiet", "--disable-pip-version-check")
     project.run(*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", "wheel", str(CHECKOUT))
     (wheel,) = (project.directory / "wheel").iterdir()
-    project.run(*pip, "install", "--no-deps", "--no-index", "--target", "site", str(wheel))
+    project.run(
+        *pip, "install", "--no-deps", "--no-index", "--no-compile", "--target", "site", str(wheel)
+    )
     return project
 
 
