@@ -336,8 +336,17 @@ def _network() -> list[Option]:
         "restrict": True,
         "hostfwd": [{"str": f"tcp:127.0.0.1:0-{GUEST_ADDRESS}:{SSH_PORT}"}],
     }
-    # No boot ROM: the firmware would load and run it.
-    nic: Json = {"driver": "virtio-net-pci", "id": "nic0", "netdev": "net0", "romfile": ""}
+    nic: Json = {
+        "driver": "virtio-net-pci",
+        "id": "nic0",
+        "netdev": "net0",
+        # No boot ROM: the firmware would load and run it.
+        "romfile": "",
+        # A guest that continues from a snapshot is told to announce nothing (see load_state()),
+        # for which QEMU frees a timer that the next reset of the device takes for granted: it dies
+        # of SIGSEGV (virtio_net_post_load_device() and virtio_net_reset(), hw/net/virtio-net.c).
+        "guest_announce": False,
+    }
     return [("-netdev", _compact(netdev)), ("-device", _compact(nic))]
 
 

@@ -1,7 +1,7 @@
-"""Fixtures of the guest tests about the vIRTE call.
+"""Fixtures of the guest tests.
 
-The guest's driver negotiates as it is bound; what is bound after it is in the new scheme. The
-hypervisor is the model, over its function.
+Of those about the vIRTE call: the guest's driver negotiates as it is bound; what is bound after it
+is in the new scheme. The hypervisor is the model, over its function.
 """
 
 from __future__ import annotations
@@ -11,12 +11,20 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.build.provision import Provisioner
 from harness.devices.virte_function.function import VirteFunction
 from harness.hypervisor.host import Host
 from harness.hypervisor.policy import Policy
 from harness.testbed.plugged import PluggedFunction
+from harness.testbed.snapshots import Snapshots
 from harness.testbed.vm import Vm
 from tests.guest.support import Virte, unbind
+
+
+@pytest.fixture(scope="session")
+def snapshots(provisioner: Provisioner) -> Snapshots:
+    """The snapshots of the cache, each checked when it is first asked for."""
+    return Snapshots(provisioner.cache, provisioner.qemu())
 
 
 @pytest.fixture

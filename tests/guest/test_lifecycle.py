@@ -34,15 +34,17 @@ from harness.host.workspace import make_workspace
 from harness.qemu.command import MachineSpec
 from harness.qemu.launch import Boot, running_machine
 from harness.qemu.machine import Machine, State
+from harness.testbed.snapshots import Snapshots
 from harness.testbed.supplies import DEFAULT_KERNEL, DEFAULT_MACHINE
-from harness.testbed.vm import Vm, running_vm
+from harness.testbed.vm import Vm
 
 
 @dataclass(frozen=True)
 class Lab:
-    """What boots machines for these tests: each is the test's own, and not used again."""
+    """What starts machines for these tests: each is the test's own, and not used again."""
 
     provisioner: Provisioner
+    snapshots: Snapshots
     directory: Path
 
     @property
@@ -71,19 +73,18 @@ class Lab:
             yield machine
 
     @contextlib.contextmanager
-    def booted(self) -> Iterator[tuple[Machine, SshSession]]:
-        """Hold a machine whose guest answers."""
+    def answering(self) -> Iterator[tuple[Machine, SshSession]]:
+        """Hold a machine whose guest answers: how it came up is not what is tested."""
         workspace = make_workspace(self.directory, "machine")
-        qemu = self.provisioner.qemu()
-        with running_vm(self.guest(), qemu, self.spec, workspace) as vm:
+        with self.snapshots.restored_vm(self.guest(), self.spec, workspace) as vm:
             yield vm.machine, vm.ssh
 
 
 @pytest.fixture
-def lab(provisioner: Provisioner, tmp_path: Path) -> Iterator[Lab]:
+def lab(provisioner: Provisioner, snapshots: Snapshots, tmp_path: Path) -> Iterator[Lab]:
     """The means to boot, and the proof that no thread and no descriptor is left."""
     threads, files = set(threading.enumerate()), set(os.listdir("/proc/self/fd"))
-    yield Lab(provisioner, tmp_path)
+    yield Lab(provisioner, snapshots, tmp_path)
     assert set(threading.enumerate()) - threads == set()
     assert set(os.listdir("/proc/self/fd")) - files == set()
 
@@ -97,7 +98,7 @@ def seconds(work: Callable[[], object], error: type[HarnessError], match: str) -
 
 
 def test_a_panic_ends_every_call_at_once_with_the_console(lab: Lab) -> None:
-    with lab.booted() as (machine, ssh):
+    with lab.answering() as (machine, ssh):
         took = seconds(
             lambda: ssh.run("echo c >/proc/sysrq-trigger; sleep 60"), GuestPanic, "panic"
         )
@@ -111,7 +112,7 @@ def test_a_panic_ends_every_call_at_once_with_the_console(lab: Lab) -> None:
 
 
 def test_a_killed_qemu_ends_every_call_at_once(lab: Lab) -> None:
-    with lab.booted() as (machine, ssh):
+    with lab.answering() as (machine, ssh):
         timer = threading.Timer(0.2, os.kill, [machine.pid, signal.SIGKILL])
         timer.start()
         assert seconds(lambda: ssh.run("sleep 60"), QemuExited, "signal 9") < 10
@@ -120,14 +121,14 @@ def test_a_killed_qemu_ends_every_call_at_once(lab: Lab) -> None:
 
 
 def test_a_guest_that_resets_itself_is_lost_but_stays_to_be_looked_at(lab: Lab) -> None:
-    with lab.booted() as (machine, ssh):
+    with lab.answering() as (machine, ssh):
         took = seconds(lambda: ssh.run("reboot -f; sleep 60"), GuestLost, "guest-reset")
         assert took < 10
         assert "paused" in machine.qmp.human("info status")
 
 
 def test_a_power_off_that_was_asked_for_is_no_loss(lab: Lab) -> None:
-    with lab.booted() as (machine, ssh):
+    with lab.answering() as (machine, ssh):
         with machine.powering_off(), contextlib.suppress(HarnessError):
             ssh.run("poweroff -f", deadline=Deadline(1, "the power-off"))
         assert machine.state is State.OFF
@@ -136,7 +137,7 @@ def test_a_power_off_that_was_asked_for_is_no_loss(lab: Lab) -> None:
 
 def test_a_device_is_plugged_in_and_out_while_the_guest_runs(lab: Lab) -> None:
     device = {"driver": "virtio-rng-pci", "id": "rng0", "bus": "port0"}
-    with lab.booted() as (machine, ssh):
+    with lab.answering() as (machine, ssh):
         machine.plug(device)
         present = "test -e /sys/bus/pci/devices/0000:01:00.0"
         wait_until(

@@ -76,11 +76,6 @@ class Lab:
         return self.snapshots.restored_vm(self.guest, self.spec, self.workspace())
 
 
-@pytest.fixture(scope="module")
-def snapshots(provisioner: Provisioner) -> Snapshots:
-    return Snapshots(provisioner.cache, provisioner.qemu())
-
-
 @pytest.fixture(params=KERNELS)
 def any_lab(
     provisioner: Provisioner,
@@ -323,11 +318,7 @@ def _flip(path: Path, offset: int) -> None:
 def test_a_bad_snapshot_is_replaced_with_one_line_of_log(
     lab: Lab, own_lab: Lab, caplog: pytest.LogCaptureFixture
 ) -> None:
-    kind = own_lab.directory / "cache" / KIND
-    kind.mkdir(parents=True)
-    subprocess.run(["cp", "-a", "--sparse=always", lab.saved().directory, kind], check=True)
-    saved = own_lab.saved()
-    assert not (own_lab.directory / "machine" / "boot").exists()
+    saved = copied(lab, own_lab)
     began = saved.state.stat().st_mtime_ns
 
     # Damaged on disk, after it was found sound: its files tell that somebody has touched them.
@@ -351,12 +342,17 @@ def test_a_bad_snapshot_is_replaced_with_one_line_of_log(
     with caplog.at_level(logging.WARNING), own_lab.vm() as vm:
         assert vm.control.ping().module
     assert len([record for record in caplog.records if record.name.startswith("harness")]) == 1
-
-    # Gone, as if somebody had emptied the cache: made as if it had never been there.
-    shutil.rmtree(saved.directory)
-    with own_lab.vm() as vm:
-        assert vm.control.ping().module
     assert [path.name for path in saved.directory.parent.iterdir()] == [saved.directory.name]
+
+
+def copied(lab: Lab, own_lab: Lab) -> SavedState:
+    """Bring a snapshot into an empty cache, where it is found good."""
+    kind = own_lab.directory / "cache" / KIND
+    kind.mkdir(parents=True)
+    subprocess.run(["cp", "-a", "--sparse=always", lab.saved().directory, kind], check=True)
+    saved = own_lab.saved()
+    assert not (own_lab.directory / "machine" / "boot").exists()
+    return saved
 
 
 def test_a_panic_of_a_guest_that_continues_is_a_result_and_not_tried_again(
@@ -472,7 +468,10 @@ def test_a_full_disk_is_a_clear_error_and_leaves_no_half_snapshot(own_lab: Lab) 
     assert done.stdout == ""
 
 
-def test_two_runs_that_want_the_same_snapshot_boot_it_once(own_lab: Lab) -> None:
+def test_two_runs_that_want_a_snapshot_that_is_gone_boot_it_once(lab: Lab, own_lab: Lab) -> None:
+    # It was here, and was found good: then somebody emptied the cache.
+    saved = copied(lab, own_lab)
+    shutil.rmtree(saved.directory)
     workspace = own_lab.workspace()
     with _maker(own_lab, workspace) as process:
         began = Deadline(60, "the other run's boot")
@@ -480,6 +479,7 @@ def test_two_runs_that_want_the_same_snapshot_boot_it_once(own_lab: Lab) -> None
         mine = own_lab.workspace()
         own_lab.snapshots.provide(own_lab.guest, own_lab.spec, mine).saved.check()
         assert process.wait(30) == 0
+    assert [path.name for path in saved.directory.parent.iterdir()] == [saved.directory.name]
     assert not (mine.directory / "boot").exists()
 
 
