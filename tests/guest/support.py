@@ -39,6 +39,12 @@ def bind(vm: Vm, slot: str, driver: str) -> None:
     vm.ssh.run(f"echo {slot} > /sys/bus/pci/drivers/{driver}/bind")
 
 
+def give_back(plugged: PluggedFunction, store: Store, count: int = 1) -> None:
+    """Release the first interrupts of a store and free them; 0: all of them."""
+    plugged.control.release(store, count=count)
+    plugged.control.free(store, count=count)
+
+
 def deliver(plugged: PluggedFunction, store: Store, *indices: int) -> None:
     """Raise each interrupt, one after the other, and wait for the guest's answer to each."""
     for index in indices:

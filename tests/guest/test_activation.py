@@ -15,7 +15,7 @@ from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import deliver
 
-pytestmark = pytest.mark.capability("B3")
+pytestmark = [pytest.mark.shared_vm("module"), pytest.mark.capability("B3")]
 
 PLACEHOLDER = 0xEF
 """MANAGED_IRQ_SHUTDOWN_VECTOR, what an interrupt has before it has a vector (vector.c)."""

@@ -17,7 +17,7 @@ from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import deliver
 
-pytestmark = pytest.mark.capability("B4")
+pytestmark = [pytest.mark.shared_vm("module"), pytest.mark.capability("B4")]
 
 AT_ONCE: Final = 4
 """Moves in force when they return, of each store."""

@@ -12,7 +12,7 @@ from harness.spec.vtd import RemappedEntry, SourceValidation
 from harness.testbed.plugged import STORES, PluggedFunction
 from tests.guest.support import deliver
 
-pytestmark = pytest.mark.capability("B2")
+pytestmark = [pytest.mark.shared_vm("module"), pytest.mark.capability("B2")]
 
 NONE_LEFT = (errno.ENOMEM, errno.ENOSPC)
 """intel_irq_remapping_alloc() gives ENOMEM, and the PCI core makes ENOSPC of it for MSI-X."""

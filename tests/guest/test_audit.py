@@ -11,7 +11,7 @@ from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import damaged, deliver, fence
 
-pytestmark = pytest.mark.capability("B8")
+pytestmark = [pytest.mark.shared_vm("module"), pytest.mark.capability("B8")]
 
 
 @pytest.mark.cpus(2)

@@ -15,6 +15,8 @@ from harness.testbed.plugged import PluggedFunction
 from harness.vfio_user.transcript import Exchanged
 from tests.guest.support import deliver
 
+pytestmark = pytest.mark.shared_vm("module")
+
 LIVE = 4
 ALL = 9
 LOAD = 1500

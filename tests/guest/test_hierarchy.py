@@ -11,7 +11,7 @@ from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.views import remapping_level
 from harness.testbed.vm import Vm
 
-pytestmark = pytest.mark.capability("B1")
+pytestmark = [pytest.mark.shared_vm("module"), pytest.mark.capability("B1")]
 
 
 def of_store(plugged: PluggedFunction, store: Store) -> list[MachineInterrupt]:

@@ -13,6 +13,8 @@ from harness.spec.msi import RemappableMessage
 from harness.testbed.plugged import PluggedFunction
 from tests.guest.support import deliver, fence, runs
 
+pytestmark = pytest.mark.shared_vm("module")
+
 CHUNK = 256
 """Interrupts that are requested at a time: two CPUs have about 400 vectors between them."""
 

@@ -13,7 +13,7 @@ from harness.testbed.plugged import STORES, PluggedFunction
 from harness.testbed.vm import Vm
 from tests.guest.support import damaged_unseen, deliver, invalidate, left_stale
 
-pytestmark = pytest.mark.capability("G1")
+pytestmark = [pytest.mark.shared_vm("module"), pytest.mark.capability("G1")]
 
 
 @pytest.mark.cpus(2)

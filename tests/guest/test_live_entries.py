@@ -13,6 +13,7 @@ from harness.testbed.vm import Vm
 from tests.guest.support import damaged
 
 pytestmark = [
+    pytest.mark.shared_vm("module"),
     pytest.mark.capability("G4"),
     pytest.mark.machine("caching", "remapping-only", "caching-xapic"),
 ]

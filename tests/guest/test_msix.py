@@ -14,7 +14,7 @@ from harness.testbed.plugged import PluggedFunction
 from harness.vfio_user.transcript import Exchanged
 from tests.guest.support import deliver, deliver_all, fence, runs
 
-pytestmark = pytest.mark.capability("A2")
+pytestmark = [pytest.mark.shared_vm("module"), pytest.mark.capability("A2")]
 
 
 def test_every_vector_reaches_its_own_handler(ims_device: PluggedFunction) -> None:

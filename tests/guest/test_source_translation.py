@@ -21,6 +21,7 @@ from tests.guest.support import (
     as_without_remapping,
     damaged,
     deliver,
+    give_back,
     other_cpu,
     runs,
     sender_of,
@@ -72,11 +73,6 @@ def blocked(device: PluggedFunction, index: int) -> Event:
     return event
 
 
-def give_back(device: PluggedFunction) -> None:
-    device.control.release(Store.IMS, count=0)
-    device.control.free(Store.IMS, count=0)
-
-
 def test_no_call_is_needed_while_two_interrupts_differ_in_the_vector(
     ims_device: PluggedFunction,
 ) -> None:
@@ -89,7 +85,7 @@ def test_no_call_is_needed_while_two_interrupts_differ_in_the_vector(
     assert isinstance(second.decode(), CompatibilityMessage)
     deliver(ims_device, Store.IMS, 0, 1, 1)
     assert sorted(host.seen.values()) == [1, 2]
-    give_back(ims_device)
+    give_back(ims_device, Store.IMS, count=0)
 
 
 def test_a_move_looks_like_a_new_interrupt_and_the_old_one_stays_for_good(
@@ -103,7 +99,7 @@ def test_a_move_looks_like_a_new_interrupt_and_the_old_one_stays_for_good(
     compose(ims_device, 0)  # the store has to change with the route
     event = blocked(ims_device, 0)
     assert "the host has no interrupt left" in event.reason
-    give_back(ims_device)
+    give_back(ims_device, Store.IMS, count=0)
     assert len(host.seen) == 1, "nobody has said that it is gone"
 
 
@@ -123,7 +119,7 @@ def test_two_interrupts_that_differ_in_nothing_are_quenched_together(
     host.quenched.add(storming)
     for index in (0, 1):
         assert "quenched" in blocked(ims_device, index).reason
-    give_back(ims_device)
+    give_back(ims_device, Store.IMS, count=0)
 
 
 @pytest.mark.leaves("events")
@@ -136,7 +132,7 @@ def test_another_guests_device_is_told_by_its_source_id(vm: Vm) -> None:
         deliver(ours, Store.IMS, 0)
         assert "its sender is not of this guest" in blocked(others, 0).reason
         for device in (ours, others):
-            give_back(device)
+            give_back(device, Store.IMS, count=0)
 
 
 @pytest.mark.machine("bridged")
@@ -156,7 +152,7 @@ def test_behind_a_bridge_another_guests_device_passes_for_ours(vm: Vm) -> None:
         wait_until(lambda: runs(ours, Store.IMS, 0) > before, Deadline(5, "our handler"))
         assert ours.control.interrupt(Store.IMS).spurious == 1
         for device in (ours, others):
-            give_back(device)
+            give_back(device, Store.IMS, count=0)
 
 
 def share_a_pair(ours: PluggedFunction, others: PluggedFunction) -> None:

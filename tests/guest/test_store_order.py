@@ -8,7 +8,11 @@ from harness.spec.interrupt import Store
 from harness.testbed.plugged import PluggedFunction
 from tests.guest.support import deliver
 
-pytestmark = [pytest.mark.capability("G2"), pytest.mark.device(ims_mapped=False)]
+pytestmark = [
+    pytest.mark.shared_vm("module"),
+    pytest.mark.capability("G2"),
+    pytest.mark.device(ims_mapped=False),
+]
 
 COUNT = 3
 

@@ -13,7 +13,7 @@ from harness.spec.interrupt import Store
 from harness.spec.msi import CompatibilityMessage, Message, RemappableMessage
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.trapped_stores import TrappedStores
-from tests.guest.support import as_without_remapping, deliver, other_cpu
+from tests.guest.support import as_without_remapping, deliver, give_back, other_cpu
 
 pytestmark = [pytest.mark.capability("E2"), pytest.mark.shared_vm("module")]
 
@@ -42,11 +42,6 @@ def compatibility(message: Message) -> CompatibilityMessage:
     request = message.decode()
     assert isinstance(request, CompatibilityMessage)
     return request
-
-
-def give_back(device: PluggedFunction, store: Store, count: int = 1) -> None:
-    device.control.release(store, count=count)
-    device.control.free(store, count=count)
 
 
 @each_store

@@ -18,6 +18,8 @@ from harness.spec.pci import CapabilityId
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
 
+pytestmark = pytest.mark.shared_vm("module")
+
 
 def wired(plugged: PluggedFunction, store: Store) -> set[int]:
     """Return the interrupts for which the host (QEMU) has set up an eventfd."""
