@@ -117,20 +117,16 @@ static int virte_switch(struct virte *virte)
 	ret = virte_msi_init(virte);
 	if (ret)
 		return ret;
-	ret = virte_call_negotiate(virte, FEATURES_NEEDED, FEATURES_WANTED);
-	if (ret) {
-		pci_info(virte->pdev, "the hypervisor does not grant the call: %d\n", ret);
-		return ret;
-	}
 
+	/* Who is bound meanwhile waits: the hypervisor has granted the call before we know of it. */
 	mutex_lock(&virte_lock);
-	if (virte_in_force)
-		ret = -EBUSY;
-	else
+	ret = virte_in_force ? -EBUSY :
+			       virte_call_negotiate(virte, FEATURES_NEEDED, FEATURES_WANTED);
+	if (!ret)
 		virte_in_force = virte;
 	mutex_unlock(&virte_lock);
 	if (ret)
-		virte_call_release(virte);
+		pci_info(virte->pdev, "the call is not in force: %d\n", ret);
 	return ret;
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -18,6 +19,8 @@ from tests.guest.support import Virte, bind, deliver, other_cpu, unbind
 
 pytestmark = pytest.mark.shared_vm("module")
 by_store = pytest.mark.parametrize("store", STORES, ids=lambda store: store.name)
+
+GRANTS = 10
 
 
 @pytest.mark.cpus(2)
@@ -42,6 +45,25 @@ def test_interrupts_of_each_store_are_mapped_delivered_moved_and_given_back(
     assert {entry.route for entry in virte.model.partition.entries()} == {None}
     device.control.free(store, count=4)
     assert virte.model.partition.live == 0
+
+
+@pytest.mark.cpus(2)
+@pytest.mark.capability("D1")
+def test_what_is_bound_as_soon_as_the_host_has_granted_is_in_the_new_scheme(
+    vm: Vm, virte: Virte, device: PluggedFunction
+) -> None:
+    partition = virte.model.partition
+    for _ in range(GRANTS):
+        vm.control.unbind(device.slot)
+        unbind(vm, virte.slot)
+        with ThreadPoolExecutor(1) as pool:
+            granted = pool.submit(bind, vm, virte.slot, "virte")
+            late = Deadline(10, "the grant")
+            while not partition.negotiated and not late.expired:
+                pass  # its driver may not have heard of it yet
+            vm.control.bind(device.slot)
+            granted.result()
+        assert device.control.facts().msi_parent.startswith("VIRTE")
 
 
 @pytest.mark.capability("D6")
