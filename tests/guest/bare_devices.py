@@ -66,16 +66,13 @@ class BareDevice:
     def write_msi(self, register: str, value: int) -> None:
         """Write a register of its MSI capability."""
         offset, size = MSI[register]
-        self._write(self._capability(CapabilityId.MSI) + offset, size, value)
+        self._write(capability(self._vm, self._slot, CapabilityId.MSI) + offset, size, value)
 
     def _write(self, offset: int, size: int, value: int) -> None:
         self._vm.control.write_config(self._slot, offset, size, value)
 
     def _write_memory(self, words: Mapping[int, int]) -> None:
         self._vm.ssh.run(" && ".join(devmem.write(words)))
-
-    def _capability(self, wanted: CapabilityId) -> int:
-        return capability(self._vm, self._slot, wanted)
 
 
 class BareFunction(BareDevice):
@@ -93,7 +90,7 @@ class BareFunction(BareDevice):
         if self._store is Store.MSI:
             self.hold_msi(message)
             return
-        at = self._capability(CapabilityId.MSIX) + MSIX_CONTROL
+        at = capability(self._vm, self._slot, CapabilityId.MSIX) + MSIX_CONTROL
         self._write(at, 2, MsixControl(enable=1).value)
         low, high = message.address & 0xFFFF_FFFF, message.address >> 32
         words = enumerate([low, high, message.data, 0])

@@ -14,14 +14,22 @@ from pathlib import Path
 
 import pytest
 
-from harness.build.image import kernel_modules, read_module
-from harness.errors import BuildError
 from harness.host.deadline import Deadline, wait_until
 from harness.hypervisor.entry import HostEntry
 from harness.spec.interrupt import Store
 from harness.spec.pci import RequesterId
 from harness.testbed.lender import SHARED_PORTS
 from harness.testbed.vm import Vm
+from tests.guest.stock_devices import (
+    BLOCK,
+    GUEST,
+    HOST,
+    disk_of,
+    load_driver,
+    second_card,
+    wait_for_card,
+    wait_for_disk,
+)
 from tests.guest.support import Virte, bind, unbind
 
 pytestmark = [
@@ -33,8 +41,6 @@ pytestmark = [
 LAST_PORTS = [f"port{SHARED_PORTS - number}" for number in (1, 2)]
 """Tests take a function each: these ports are never reached."""
 MIB = 1 << 20
-HOST = "10.0.5.2"
-GUEST = "10.0.5.15"
 ADDRESS = "52:54:00:12:34:99"
 
 
@@ -89,34 +95,16 @@ def send_back(listener: socket.socket) -> bytes:
     return data
 
 
-def load_driver(vm: Vm, name: str) -> None:
-    """Load a driver that the image has no use for, unless the kernel has it built in."""
-    try:
-        modules = kernel_modules(vm.guest.kernel, [name])
-    except BuildError as error:
-        pytest.skip(error.message)
-    for path, file in modules.items():
-        module = Path("/run", Path(path).name)
-        vm.ssh.put(read_module(file), str(module))
-        vm.ssh.run(f"test -d /sys/module/{module.stem} || insmod {module}")
-
-
 def test_virtio_net(
     vm: Vm, interrupts: Interrupts, echo: tuple[int, ThreadPoolExecutor, socket.socket]
 ) -> None:
     port, pool, listener = echo
-    vm.machine.qmp.execute(
-        "netdev_add", {"type": "user", "id": "second", "net": "10.0.5.0/24", "host": HOST}
-    )
-    card = {"id": "stock", "netdev": "second", "mac": ADDRESS, "romfile": ""}
-    vm.plug_emulated({"driver": "virtio-net-pci", "bus": LAST_PORTS[0], **card})
+    vm.plug_emulated(second_card(vm, LAST_PORTS[0], ADDRESS))
     content = os.urandom(MIB)
     vm.ssh.put(content, "/run/sent")
 
     def carry_traffic() -> None:
-        found = f"grep -l {ADDRESS} /sys/class/net/*/address | cut -d/ -f5"
-        deadline = Deadline(20, "the second network interface")
-        name = wait_until(lambda: vm.ssh.run(found).stdout.strip(), deadline)
+        name = wait_for_card(vm, ADDRESS)
         vm.ssh.run(f"ifconfig {name} {GUEST} netmask 255.255.255.0 up")
         before = interrupts.delivered
         told = vm.ssh.run(f"ping -q -c 100 -i 0.01 {HOST}").stdout
@@ -142,25 +130,20 @@ def test_nvme(vm: Vm, interrupts: Interrupts, tmp_path: Path) -> None:
     load_driver(vm, "nvme")
     disk = tmp_path / "disk"
     disk.write_bytes(os.urandom(4 * MIB))
-    file = {"driver": "file", "filename": str(disk)}
-    vm.machine.qmp.execute("blockdev-add", {"node-name": "disk", "driver": "raw", "file": file})
-    drive = {"id": "stock-disk", "drive": "disk", "serial": "imsh"}
-    vm.plug_emulated({"driver": "nvme", "bus": LAST_PORTS[1], **drive})
+    vm.plug_emulated(disk_of(vm, LAST_PORTS[1], disk))
 
     def carry_traffic() -> None:
-        block = "/dev/nvme0n1"
-        ready = Deadline(20, "the disk")
-        wait_until(lambda: vm.ssh.run(f"test -b {block}", check=False).status == 0, ready)
+        wait_for_disk(vm)
         before = interrupts.delivered
         # What the host has put there is read, and what is written is read by the host.
-        vm.ssh.run(f"dd if={block} of=/run/read bs=64k count=16")
+        vm.ssh.run(f"dd if={BLOCK} of=/run/read bs=64k count=16")
         assert vm.ssh.get("/run/read") == disk.read_bytes()[:MIB]
-        vm.ssh.run(f"dd if=/run/read of={block} bs=64k seek=32 conv=fsync")
+        vm.ssh.run(f"dd if=/run/read of={BLOCK} bs=64k seek=32 conv=fsync")
         written = disk.read_bytes()
         assert written[2 * MIB : 3 * MIB] == written[:MIB]
         with disk.open("r+b") as opened:
             opened.write(os.urandom(MIB))
-        vm.ssh.run(f"blockdev --flushbufs {block}")
+        vm.ssh.run(f"blockdev --flushbufs {BLOCK}")
         assert interrupts.delivered > before
 
     def ask_the_controller() -> None:

@@ -23,8 +23,17 @@ from harness.testbed.lender import SHARED_PORTS
 from harness.testbed.vm import Vm
 from tests.guest import devmem
 from tests.guest.bare_devices import capability, plugged_edu
+from tests.guest.stock_devices import (
+    BLOCK,
+    GUEST,
+    HOST,
+    disk_of,
+    load_driver,
+    second_card,
+    wait_for_card,
+    wait_for_disk,
+)
 from tests.guest.support import Virte
-from tests.guest.test_virte_stock_drivers import load_driver
 
 pytestmark = [
     pytest.mark.shared_vm("module"),
@@ -34,8 +43,7 @@ pytestmark = [
 
 CARD_PORT, DISK_PORT, RNG_PORT, UNTOLD_PORT = (f"port{SHARED_PORTS - n}" for n in (2, 3, 4, 5))
 """Each test has its own; that of ``plugged_edu`` is the last."""
-HOST, GUEST, ADDRESS = "10.0.5.2", "10.0.5.15", "52:54:00:12:34:98"
-BLOCK = "/dev/nvme0n1"
+ADDRESS = "52:54:00:12:34:98"
 CONFIGURATION = 0
 """The interrupt of a changed configuration: Linux gives it a virtio device's first vector."""
 TABLE_OFFSET = 4
@@ -56,10 +64,6 @@ class StockDevice:
         self.requester = vm.plug_emulated(device)
         self.slot = self.requester.slot
         self._identifier = str(device["id"])
-
-    def use(self) -> None:
-        """Have it carry traffic, as long as its interrupts arrive."""
-        raise NotImplementedError
 
     def entry(self, index: int) -> HostEntry:
         """Return what stands for one of its interrupts, once its driver has it."""
@@ -118,13 +122,8 @@ class Card(StockDevice):
     """The interrupt of the one that receives."""
 
     def __init__(self, vm: Vm, virte: Virte):
-        network = {"type": "user", "id": "second", "net": "10.0.5.0/24", "host": HOST}
-        vm.machine.qmp.execute("netdev_add", network)
-        card = {"id": "stock", "netdev": "second", "mac": ADDRESS, "romfile": ""}
-        super().__init__(vm, virte, {"driver": "virtio-net-pci", "bus": CARD_PORT, **card})
-        found = f"grep -l {ADDRESS} /sys/class/net/*/address | cut -d/ -f5"
-        late = Deadline(20, "the second network interface")
-        self.name = wait_until(lambda: vm.ssh.run(found).stdout.strip(), late)
+        super().__init__(vm, virte, second_card(vm, CARD_PORT, ADDRESS))
+        self.name = wait_for_card(vm, ADDRESS)
         self.up()
 
     def up(self) -> None:
@@ -132,6 +131,7 @@ class Card(StockDevice):
         self.vm.ssh.run(f"ifconfig {self.name} down; ifconfig {self.name} {GUEST} up")
 
     def use(self) -> None:
+        """Have it carry traffic, as long as its interrupts arrive."""
         told = self.vm.ssh.run(f"ping -q -c 20 -i 0.01 {HOST}").stdout
         assert "20 packets received" in told
 
@@ -162,16 +162,13 @@ class Disk(StockDevice):
     def __init__(self, vm: Vm, virte: Virte, path: Path):
         load_driver(vm, "nvme")
         path.write_bytes(os.urandom(4 << 20))
-        file = {"driver": "file", "filename": str(path)}
-        vm.machine.qmp.execute("blockdev-add", {"node-name": "disk", "driver": "raw", "file": file})
-        drive = {"id": "stock-disk", "drive": "disk", "serial": "imsh"}
-        super().__init__(vm, virte, {"driver": "nvme", "bus": DISK_PORT, **drive})
-        there = Deadline(20, "the disk")
-        wait_until(lambda: vm.ssh.run(f"test -b {BLOCK}", check=False).status == 0, there)
+        super().__init__(vm, virte, disk_of(vm, DISK_PORT, path))
+        wait_for_disk(vm)
         self._content = path.read_bytes()
         self._read = 0
 
     def use(self) -> None:
+        """Have it read, as long as its interrupts arrive."""
         self.fire()
         self.check_read()
 
