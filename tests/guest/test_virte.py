@@ -60,7 +60,7 @@ def test_what_is_bound_as_soon_as_the_host_has_granted_is_in_the_new_scheme(
             granted = pool.submit(bind, vm, virte.slot, "virte")
             late = Deadline(10, "the grant")
             while not partition.negotiated and not late.expired:
-                pass  # its driver may not have heard of it yet
+                pass  # its driver may not have heard of it yet; a wait would wake us too late
             vm.control.bind(device.slot)
             granted.result()
         assert device.control.facts().msi_parent.startswith("VIRTE")
