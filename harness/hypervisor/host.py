@@ -117,18 +117,14 @@ class Host:
                 self.handled += 1
             return Delivered(entry, entry.route, policy.delivery)
 
-    def entry_at(self, place: int, data: int) -> HostEntry | None:
-        """Return the live entry whose message this is, whichever the page and partition."""
-        # The generation stands in the offset and the index in the data: both must be a live one's.
-        handle = handle_of(place % DOORBELL_PAGE_SIZE // 4, index_of(data))
-        return self.entries.get(handle) if data == index_of(handle) else None
-
     def _entry_of(
         self, partition: object, page: int, offset: int, data: int, sender: Sender
     ) -> tuple[HostEntry | None, Blocked | None]:
         if offset % 4:
             return None, Blocked.MALFORMED
-        entry = self.entry_at(offset, data)
+        # The generation stands in the offset and the index in the data: both must be a live one's.
+        handle = handle_of(offset // 4, index_of(data))
+        entry = self.entries.get(handle) if data == index_of(handle) else None
         if entry is None or entry.partition is not partition:
             return None, Blocked.NO_HANDLE
         origin = entry.source.origin

@@ -174,10 +174,10 @@ class Machine:
         self.vitals.check()
         return self._trace.followed_messages()
 
-    def log_emulated_messages(self) -> None:
-        """Have QEMU log the messages of the devices that it emulates itself, where it can."""
+    def followed_emulated(self) -> TraceTail:
+        """Return what reads QEMU's log of the messages of devices that it emulates itself."""
         self.vitals.check()
-        self._trace.log_emulated()
+        return self._trace.followed_emulated()
 
     def plug(self, device: Json, deadline: Deadline | None = None) -> None:
         """Plug a device in. One that is served here must have its server running already.

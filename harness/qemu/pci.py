@@ -37,6 +37,15 @@ def bar_address(qmp: QmpSession, identifier: str, bar: int) -> int:
     raise HarnessError(f"{identifier} has no BAR {bar} that is mapped")
 
 
+def msix_table_size(qmp: QmpSession, identifier: str) -> int:
+    """Return how long the MSI-X table of a function that QEMU emulates is, in bytes.
+
+    :raises MonitorCommandError: there is no such function, or it has none.
+    """
+    table = f"/machine/peripheral/{identifier}/msix-table[0]"
+    return int(qmp.execute("qom-get", {"path": table, "property": "size"}))
+
+
 def read_config(qmp: QmpSession, function: RequesterId, offset: int, size: int) -> int:
     """Return a register of a function's config space, as a CPU would read it through ECAM.
 

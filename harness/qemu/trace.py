@@ -2,7 +2,8 @@
 #      memory_region_ram_device_read, memory_region_ram_device_write); util/log.c (timestamps);
 #      hw/i386/trace-events (vtd_reg_write, vtd_reset_exit, vtd_inv_desc_iec, vtd_inv_desc_wait_sw,
 #      vtd_inv_desc_wait_irq, vtd_dmar_fault); hw/vfio/trace-events (vfio_msi_*, vfio_msix_*);
-#      hw/virtio/virtio.c (virtio_notify(), virtio_set_status()), hw/nvme/ctrl.c (nvme_irq_assert())
+#      hw/virtio/trace-events, hw/nvme/trace-events, hw/pci/trace-events, hw/core/trace-events
+#      (EMULATED_EVENTS)
 """What QEMU logs of itself: its trace events.
 
 The guest's accesses to an MSI-X table are trapped by QEMU and never reach the device's server.
@@ -16,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -50,14 +51,24 @@ MESSAGE_EVENTS: Final = (
 )
 """What becomes of the MSI and MSI-X interrupts of a function that is served over vfio-user."""
 EMULATED_EVENTS: Final = (
-    "virtio_notify",
-    "virtio_set_status",
-    "virtio_net_announce_notify",
-    "qmp_enter_set_link",
+    "memory_region_ops_write",
+    "msix_write_config",
+    "pci_cfg_write",
+    "pci_nvme_create_cq",
+    "pci_nvme_del_cq",
     "pci_nvme_irq_msix",
+    "pci_nvme_mmio_start_success",
+    "pci_nvme_mmio_stopped",
+    "qmp_enter_set_link",
+    "qmp_exit_set_link",
+    "resettable_phase_hold_exec",
+    "virtio_notify",
+    "virtio_queue_notify",
+    "virtio_set_status",
 )
 """The interrupts of virtio devices and NVMe controllers that QEMU emulates itself: those of a
-queue, those of a changed configuration (by what changes it), and the end of a device's driver."""
+queue, that of a changed configuration (by what changes it), and all that decides whether and where
+they are sent."""
 
 MSIX_TABLE: Final = "msix-table"
 """QEMU's name of the region in which it emulates a function's MSI-X table (hw/pci/msix.c)."""
@@ -162,6 +173,8 @@ class TraceLog:
         self._lock = threading.Lock()
         self._new = TraceTail(path)
         self._holders = 0
+        self._kept: Sequence[str] = ()
+        """Events that are logged from some time on."""
         events.ask_late_writer(self._write_new, EmulatedAccess, TraceLine)
 
     def _write_new(self) -> None:
@@ -184,7 +197,8 @@ class TraceLog:
         with self._lock:
             self._holders += more
             if self._holders in (0, more):  # the last one out, the first one in
-                _switch(self._qmp, (*ACCESS_EVENTS, *MAPPED_EVENTS), on=more > 0)
+                events = {*ACCESS_EVENTS, *MAPPED_EVENTS}.difference(self._kept)
+                _switch(self._qmp, events, on=more > 0)
 
     def followed_unit(self) -> TraceTail:
         """Return what reads :data:`UNIT_EVENTS` from now on, with no delay.
@@ -201,12 +215,16 @@ class TraceLog:
         _switch(self._qmp, ["vfio_ms*"], on=True)  # a few rare ones besides, in one command
         return self._followed("vfio_ms*", MESSAGE_EVENTS)
 
-    def log_emulated(self) -> None:
-        """Have :data:`EMULATED_EVENTS` logged from now on.
+    def followed_emulated(self) -> TraceTail:
+        """Return what reads :data:`EMULATED_EVENTS`, which are logged from now on, with no delay.
 
         :raises MonitorCommandError: QEMU has no such trace event.
         """
-        _switch(self._qmp, EMULATED_EVENTS, on=True)
+        with self._lock:
+            if not self._kept:
+                _switch(self._qmp, EMULATED_EVENTS, on=True)
+                self._kept = EMULATED_EVENTS
+        return TraceTail(self._path)
 
     def _followed(self, pattern: str, events: Sequence[str]) -> TraceTail:
         tail = TraceTail(self._path)
@@ -282,6 +300,6 @@ class TraceTail:
         return new.decode(errors="replace")
 
 
-def _switch(qmp: QmpSession, events: Sequence[str], *, on: bool) -> None:
+def _switch(qmp: QmpSession, events: Iterable[str], *, on: bool) -> None:
     for event in events:
         qmp.execute("trace-event-set-state", {"name": event, "enable": on})

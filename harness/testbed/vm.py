@@ -280,8 +280,9 @@ class Vm:
         denied to every other device of QEMU's (those of the machine from its start, those that are
         plugged in directly): QEMU does not tell whose their messages are.
 
-        :param device: options of ``device_add``, with ``driver`` and ``bus``.
-        :raises HarnessError: it is a second NVMe controller, or the guest has not numbered the bus.
+        :param device: options of ``device_add``, with ``driver``, ``id`` and ``bus``.
+        :raises HarnessError: it is a second NVMe controller, its MSI-X table is longer than a page,
+            or the guest has not numbered the bus.
         :raises MonitorCommandError: QEMU refused it.
         """
         return plug_emulated(self.machine, self._followed_senders(), device)

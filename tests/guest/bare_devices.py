@@ -33,8 +33,10 @@ MSI: Final = msi_offsets(address_64bit=True, per_vector_mask=True)
 MSIX_CONTROL: Final = 2
 """Offset of Message Control in its capability."""
 EDU_PORT: Final = f"port{SHARED_PORTS - 1}"
-EDU_RAISE: Final = 0x60
-"""Register of QEMU's educational device: it interrupts when it is written."""
+EDU_FACTORIAL, EDU_STATUS, EDU_RAISE = 0x08, 0x20, 0x60
+"""Registers of QEMU's educational device: it computes, it interrupts when it is written."""
+EDU_FACTORIAL_INTERRUPT: Final = 0x80
+"""In its status: it interrupts when it has computed."""
 
 
 def capability(vm: Vm, slot: str, wanted: CapabilityId) -> int:
@@ -113,11 +115,16 @@ class Edu(BareDevice):
 
     def __init__(self, vm: Vm, slot: str, identifier: str):
         super().__init__(vm, slot)
-        self._raise = bar_address(vm.machine.qmp, identifier, 0) + EDU_RAISE
+        self._bar = bar_address(vm.machine.qmp, identifier, 0)
 
     def fire(self) -> None:
         """Have it interrupt."""
-        self._write_memory({self._raise: 1})
+        self._write_memory({self._bar + EDU_RAISE: 1})
+
+    def fire_late(self) -> None:
+        """Have it interrupt in a second or some, when nobody does anything with it."""
+        late = {EDU_STATUS: EDU_FACTORIAL_INTERRUPT, EDU_FACTORIAL: 1 << 30}
+        self._write_memory({self._bar + register: value for register, value in late.items()})
 
 
 @contextmanager

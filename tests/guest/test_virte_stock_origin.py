@@ -16,6 +16,7 @@ from harness.hypervisor.host import Blocked
 from harness.pci.message_table import CONTROL_OFFSET, ENTRY_SIZE
 from harness.qemu.command import Json
 from harness.qemu.pci import bar_address, secondary_bus
+from harness.qemu.trace import TraceLine
 from harness.spec.hypercall import CallStatus
 from harness.spec.msi import Message
 from harness.spec.pci import CapabilityId, Header, MsixLocation, RequesterId
@@ -172,12 +173,18 @@ class Disk(StockDevice):
         self.fire()
         self.check_read()
 
-    def fire(self) -> None:
-        """Have it read, and do not wait for its answer."""
+    def fire(self, delay: float = 0) -> None:
+        """Have it read after so many seconds, and do not wait for its answer."""
         self._read += 1
         file, skip = f"/run/read{self._read}", self._read
         copy = f"taskset 1 dd if={BLOCK} of={file}.part bs=4k count=1 skip={skip} iflag=direct"
-        self.vm.ssh.run(f"({copy} && mv {file}.part {file}) </dev/null >/dev/null 2>&1 &")
+        late = f"sleep {delay} && {copy} && mv {file}.part {file}"
+        self.vm.ssh.run(f"({late}) </dev/null >/dev/null 2>&1 &")
+
+    def fired(self) -> int:
+        """Return which interrupt it has fired last, behind its mask or not."""
+        told = self.vm.machine.events.of(TraceLine)
+        return int([line.text for line in told if line.name == "pci_nvme_irq_msix"][-1].split()[-1])
 
     def check_read(self) -> None:
         """Wait for what was read last, and compare it."""
@@ -211,9 +218,16 @@ def test_one_that_holds_anothers_pair_is_blocked_and_both_go_on(
         disk.hold(None, *Disk.QUEUES)
         disk.use()  # and the driver finds the answer that it was not told of
 
-    # What fires behind its mask is sent when that is gone, and no line tells when.
-    disk.mask(1, *Disk.QUEUES)
-    disk.fire()
+    # What fires behind its mask is sent when that is gone, and no other passes for it till then: be
+    # it one that nothing announces.
+    with plugged_edu(vm) as edu:
+        disk.mask(1, *Disk.QUEUES)
+        edu.hold_msi(disk.pair(disk.fired()))
+        disk.fire(delay=0.5)
+        edu.fire_late()
+        wait_until(lambda: disk.host.faults, Deadline(15, "the blocked message"))
+        fault = disk.host.faults.popleft()
+        assert (fault.reason, fault.requester) == (Blocked.WRONG_SOURCE, None)
     card.use()
     disk.mask(0, *Disk.QUEUES)
     disk.check_read()

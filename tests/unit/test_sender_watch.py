@@ -6,17 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HarnessError
 from harness.qemu.trace import TraceTail
-from harness.spec.interrupt import InterruptName, Store
 from harness.spec.msi import Message
 from harness.spec.pci import RequesterId
+from harness.testbed.emulated_senders import VirtioSender
 from harness.testbed.sender_watch import SenderWatch
 
 OWNER, THIEF = RequesterId.of(1), RequesterId.of(2)
 PATHS = {OWNER: "/proc/7/fd/30", THIEF: "/proc/7/fd/31"}
-CARD, DISK, RNG = RequesterId.of(3), RequesterId.of(4), RequesterId.of(5)
-POINTERS = {CARD: "0x55555e9b1fb0", RNG: "0x55555f439530"}
+CARD, DISK = RequesterId.of(3), RequesterId.of(4)
+DEVICE, QUEUE = "0x55558a6f0240", "0x7f0000"
 PAIR, OTHER = Message(0xFCE0_0004, 1), Message(0xFCE0_0008, 2)
 
 
@@ -47,14 +46,13 @@ class Log:
     def blocks(self, function: RequesterId, message: Message) -> None:
         self.say(f"vtd_dmar_fault sid {function:#x} fault 5 addr {message.address:#x} write 1")
 
-    def fires_queue(self, device: RequesterId, queue: int) -> None:
-        if device == DISK:
-            self.say(f"pci_nvme_irq_msix raising MSI-X IRQ vector {queue}")
-        else:
-            self.say(f"virtio_notify vdev {POINTERS[device]} vq {0x7F0000 + 0x98 * queue:#x}")
+    def writes(self, name: str, place: int, value: int = 0) -> None:
+        """Log that the guest writes to a region of the card's, or with its messages' names."""
+        access = f"mr 0x55558a6e8310 addr {place:#x} value {value:#x} size 4 name '{name}'"
+        self.say(f"memory_region_ops_write cpu 1 {access}")
 
-    def resets(self, pointer: str) -> None:
-        self.say(f"virtio_set_status vdev {pointer} val 0")
+    def fires_queue(self) -> None:
+        self.say(f"virtio_notify vdev {DEVICE} vq {QUEUE}")
 
 
 @pytest.fixture
@@ -73,28 +71,40 @@ def watch(log: Log) -> SenderWatch:
 
 def test_a_message_is_the_functions_that_fired_it_once(log: Log, watch: SenderWatch) -> None:
     log.fires(THIEF, PAIR)
-    assert watch.sender(OTHER, None) is None
-    assert watch.sender(PAIR, None) == THIEF
-    assert watch.sender(PAIR, None) is None
+    assert watch.sender(PAIR) == THIEF
+    assert watch.sender(PAIR) is None
+    log.fires(THIEF, PAIR)
+    assert watch.sender(OTHER) is None
+    assert watch.sender(PAIR) is None
 
 
-def test_the_last_one_that_fired_a_pair_has_sent_it(log: Log, watch: SenderWatch) -> None:
+def test_only_the_last_line_has_sent_anything(log: Log, watch: SenderWatch) -> None:
     log.fires(THIEF, PAIR)  # and it was lost on its way
-    log.fires(OWNER, PAIR)
-    assert watch.sender(PAIR, None) == OWNER
-    log.fires(OWNER, PAIR)
-    log.fires(OWNER, PAIR)
-    assert [watch.sender(PAIR, None) for _ in range(3)] == [OWNER, THIEF, None]
+    log.fires(OWNER, OTHER)
+    assert watch.sender(PAIR) is None
+    log.fires(THIEF, PAIR)
+    log.writes("ioapic", 0xFEC0_0010)
+    assert watch.sender(PAIR) is None
+    log.fires(THIEF, PAIR)
+    log.say("virtio_queue_notify vdev 0x55558b21cbc0 n 0 vq 0x55558b21d000")
+    assert watch.sender(PAIR) is None
+
+
+def test_the_writes_that_messages_are_end_nothing(log: Log, watch: SenderWatch) -> None:
+    log.fires(THIEF, PAIR)
+    log.writes("vtd-ir", 0xFEE0_0000)
+    log.writes("vfio-user:/proc/11526/fd/29 BAR 4", PAIR.address, PAIR.data)
+    assert watch.sender(PAIR) == THIEF
 
 
 def test_what_a_remapping_unit_blocked_has_nobody_sent(log: Log, watch: SenderWatch) -> None:
     log.fires(THIEF, PAIR)
     log.blocks(OWNER, PAIR)
     log.blocks(THIEF, OTHER)
-    assert watch.sender(PAIR, None) == THIEF
+    assert watch.sender(PAIR) == THIEF
     log.fires(THIEF, PAIR)
     log.blocks(THIEF, PAIR)
-    assert watch.sender(PAIR, None) is None
+    assert watch.sender(PAIR) is None
 
 
 def test_what_fired_behind_a_mask_is_sent_once_when_that_is_gone(
@@ -102,29 +112,27 @@ def test_what_fired_behind_a_mask_is_sent_once_when_that_is_gone(
 ) -> None:
     log.fires_masked(THIEF, PAIR, 3)
     log.fires_masked(THIEF, PAIR, 3)
-    assert watch.sender(PAIR, None) is None
+    assert watch.sender(PAIR) is None
     log.unmasks(THIEF, 4)
-    assert watch.sender(PAIR, None) is None
+    assert watch.sender(PAIR) is None
     log.unmasks(THIEF, 3)
-    assert watch.sender(PAIR, None) == THIEF
+    assert watch.sender(PAIR) == THIEF
     log.unmasks(THIEF, 3)
-    assert watch.sender(PAIR, None) is None
+    assert watch.sender(PAIR) is None
 
 
 def test_what_fired_behind_a_mask_is_sent_as_its_entry_is_by_then(
     log: Log, watch: SenderWatch
 ) -> None:
-    log.fires_masked(OWNER, Message(0, 0), 3)
-    log.unmasks(OWNER, 3)
-    assert watch.sender(PAIR, InterruptName(Store.MSIX, 2, function=OWNER)) is None
-    assert watch.sender(PAIR, InterruptName(Store.MSIX, 3, function=THIEF)) is None
-    assert watch.sender(PAIR, InterruptName(Store.MSIX, 3, function=OWNER)) == OWNER
+    log.fires_masked(THIEF, Message(0, 0), 3)
+    log.unmasks(THIEF, 3)
+    assert watch.sender(PAIR) == THIEF
 
 
 def test_the_mask_of_one_function_says_nothing_of_another(log: Log, watch: SenderWatch) -> None:
     log.line("vfio_msix_pba_enable", THIEF)
     log.fires(OWNER, PAIR)
-    assert watch.sender(PAIR, None) == OWNER
+    assert watch.sender(PAIR) == OWNER
 
 
 @pytest.mark.parametrize("event", ["vfio_msi_disable", "vfio_msix_disable"])
@@ -134,9 +142,10 @@ def test_a_store_that_is_switched_off_sends_nothing_more(
     for function in (OWNER, THIEF):
         log.fires_masked(function, PAIR, 1)
     log.line(event, THIEF)
-    for function in (OWNER, THIEF):
-        log.unmasks(function, 1)
-    assert [watch.sender(PAIR, None) for _ in range(2)] == [OWNER, None]
+    log.unmasks(THIEF, 1)
+    assert watch.sender(PAIR) is None
+    log.unmasks(OWNER, 1)
+    assert watch.sender(PAIR) == OWNER
 
 
 def test_a_source_id_that_others_have_too_is_no_sign(log: Log, watch: SenderWatch) -> None:
@@ -147,123 +156,69 @@ def test_a_source_id_that_others_have_too_is_no_sign(log: Log, watch: SenderWatc
     assert shared not in watch.functions
 
 
-def of(device: RequesterId, index: int) -> InterruptName:
-    return InterruptName(Store.MSIX, index, function=device)
-
-
 @pytest.fixture
 def emulated(log: Log, watch: SenderWatch) -> SenderWatch:
-    """The watch, of a machine that has a network card and a disk of QEMU's as well."""
-    for device, driver in ((CARD, "virtio-net-pci"), (DISK, "nvme")):
-        with watch.plugging(driver, device):
-            if pointer := POINTERS.get(device):
-                log.resets(pointer)
+    """The watch, of a machine that has a card of QEMU's as well: one vector, which it uses."""
+    card = VirtioSender(CARD, "0x55558a6e7c80", 1, device=DEVICE)
+    watch.add_emulated(card)
+    log.say(f"pci_cfg_write virtio-net-pci {CARD} @0x4 <- 0x406")
+    log.say(f"pci_cfg_write virtio-net-pci {CARD} @0xde <- 0x8000")
+    log.say("msix_write_config dev virtio-net-pci enabled 1 masked 1")
+    log.say(
+        "memory_region_ops_write cpu 0 mr 0x55558a6e8860 addr 0xfd40001a value 0x0 size 2 "
+        "name 'virtio-pci-common-virtio-net'"
+    )
+    log.say(f"virtio_queue_notify vdev {DEVICE} n 0 vq {QUEUE}")
+    for number, word in enumerate((PAIR.address, 0, PAIR.data, 0)):
+        log.writes("msix-table", 0xFBA0_0000 + 4 * number, word)
     return watch
 
 
-def test_an_emulated_device_that_fired_last_is_the_sender(log: Log, emulated: SenderWatch) -> None:
-    for thief, owner in ((CARD, DISK), (DISK, CARD), (CARD, OWNER), (DISK, OWNER)):
-        for _ in range(3):
-            log.fires_queue(thief, 1)
-            assert emulated.sender(PAIR, of(owner, 1)) == thief
-            log.fires_queue(owner, 1) if owner != OWNER else log.fires(owner, PAIR)
-            assert emulated.sender(PAIR, of(owner, 1)) == owner
-            assert emulated.sender(PAIR, of(owner, 1)) is None
-    assert {CARD, DISK} <= emulated.functions
-    assert {CARD, DISK, OWNER} <= set(emulated.known)
+def test_an_emulated_device_sends_what_its_entry_holds(log: Log, emulated: SenderWatch) -> None:
+    assert CARD in emulated.functions
+    assert {CARD, OWNER} <= set(emulated.known)
+    for _ in range(2):
+        log.fires_queue()
+        assert emulated.sender(PAIR) == CARD
+        assert emulated.sender(PAIR) is None
+    log.fires_queue()
+    assert emulated.sender(OTHER) is None
 
 
-def test_a_function_of_ours_with_the_pair_of_an_emulated_device_is_the_sender(
+def test_who_has_the_pair_of_another_is_the_sender(log: Log, emulated: SenderWatch) -> None:
+    for _ in range(2):
+        log.fires(THIEF, PAIR)
+        assert emulated.sender(PAIR) == THIEF
+        log.fires_queue()
+        assert emulated.sender(PAIR) == CARD
+
+
+def test_what_an_emulated_device_holds_back_lets_nothing_pass(
     log: Log, emulated: SenderWatch
 ) -> None:
-    log.fires_queue(CARD, 1)
+    log.writes("msix-table", 0xFBA0_000C, 1)
+    log.fires_queue()
+    assert emulated.sender(PAIR) is None
     log.fires(THIEF, PAIR)
-    assert emulated.sender(PAIR, of(CARD, 1)) == THIEF
-    log.fires(THIEF, PAIR)  # and it was lost on its way
-    log.fires_queue(CARD, 1)
-    assert emulated.sender(PAIR, of(CARD, 1)) == CARD
-
-
-def test_what_an_emulated_device_fired_behind_a_mask_passes_once_for_the_same_interrupt(
-    log: Log, emulated: SenderWatch
-) -> None:
-    for index in (1, 2):
-        log.fires_queue(CARD, index)
-        assert emulated.sender(PAIR, of(CARD, index)) == CARD
-    log.fires_queue(CARD, 1)
-    log.fires_queue(DISK, 2)  # nor is this one sent at once
-    assert emulated.sender(PAIR, of(DISK, 1)) == DISK  # who else, and still none of its own
-    assert emulated.sender(PAIR, of(CARD, 2)) is None
-    assert [emulated.sender(PAIR, of(CARD, 1)) for _ in range(2)] == [CARD, None]
-
-
-def test_a_queue_that_was_never_seen_to_send_passes_for_no_interrupt_of_another(
-    log: Log, emulated: SenderWatch
-) -> None:
-    log.fires_queue(CARD, 1)
-    assert emulated.sender(PAIR, of(CARD, 1)) == CARD
-    log.fires_queue(CARD, 3)  # as Linux has it, the control queue has no vector
-    log.fires_queue(DISK, 1)
-    assert emulated.sender(PAIR, of(CARD, 1)) == DISK
-    assert emulated.sender(PAIR, of(CARD, 1)) is None
-    assert emulated.sender(PAIR, of(CARD, 2)) == CARD
-
-
-@pytest.mark.parametrize(
-    "line", ['qmp_enter_set_link {"name": "second", "up": false}', "virtio_net_announce_notify "]
-)
-def test_what_changes_a_configuration_tells_its_interrupt(
-    log: Log, emulated: SenderWatch, line: str
-) -> None:
-    log.say(line)
-    assert [emulated.sender(PAIR, of(CARD, 0)) for _ in range(2)] == [CARD, None]
-    log.say(line)
-    assert emulated.sender(PAIR, of(DISK, 0)) == CARD
-
-
-def test_a_device_that_is_reset_sends_nothing_more(log: Log, emulated: SenderWatch) -> None:
-    log.fires_queue(CARD, 1)
-    assert emulated.sender(PAIR, of(CARD, 1)) == CARD
-    log.fires_queue(CARD, 1)
-    log.fires_queue(DISK, 1)
-    log.resets(POINTERS[CARD])
-    assert emulated.sender(PAIR, of(CARD, 1)) == DISK
-    log.fires_queue(CARD, 2)  # its driver may have given the vectors out anew
-    assert emulated.sender(PAIR, of(CARD, 1)) == CARD
+    assert emulated.sender(PAIR) == THIEF
+    log.writes("msix-table", 0xFBA0_000C, 0)
+    assert [emulated.sender(PAIR) for _ in range(2)] == [CARD, None]
 
 
 def test_what_a_remapping_unit_blocked_no_emulated_device_has_sent(
     log: Log, emulated: SenderWatch
 ) -> None:
-    log.fires_queue(CARD, 1)
+    log.fires_queue()
     log.blocks(DISK, PAIR)
-    assert emulated.sender(PAIR, of(CARD, 1)) == CARD
-    log.fires_queue(CARD, 1)
+    assert emulated.sender(PAIR) == CARD
+    log.fires_queue()
     log.blocks(CARD, PAIR)
-    assert emulated.sender(PAIR, of(CARD, 1)) is None
+    assert emulated.sender(PAIR) is None
 
 
-def test_a_device_of_which_nothing_is_logged_or_that_nobody_plugged_in_is_not_known(
+def test_what_was_logged_before_a_device_was_plugged_in_is_not_about_it(
     log: Log, emulated: SenderWatch
 ) -> None:
-    with emulated.plugging("edu", RequesterId.of(6)):
-        pass
-    log.fires_queue(RNG, 0)
-    assert emulated.sender(PAIR, of(CARD, 1)) is None
-    assert not {RNG, RequesterId.of(6)} & {*emulated.known, *emulated.functions}
-
-
-def test_two_nvme_controllers_are_refused(emulated: SenderWatch) -> None:
-    with (
-        pytest.raises(HarnessError, match="does not tell two NVMe controllers apart"),
-        emulated.plugging("nvme", RequesterId.of(6)),
-    ):
-        pytest.fail("it is plugged in")
-
-
-def test_a_virtio_device_that_is_not_seen_in_the_log_is_an_error(emulated: SenderWatch) -> None:
-    with (
-        pytest.raises(HarnessError, match="does not tell which virtio-rng-pci is"),
-        emulated.plugging("virtio-rng-pci", RNG),
-    ):
-        pass
+    emulated.add_emulated(VirtioSender(CARD, "0x55558a6e7c80", 1, device=DEVICE))
+    log.fires_queue()
+    assert emulated.sender(PAIR) is None

@@ -188,9 +188,7 @@ class VirteFunction:
         # Of a message that came as a plain write.
         if self.senders is None:
             return UNTOLD
-        entry = self.partition.host.entry_at(place, data)
-        message = Message(doorbell_address(self.config) + place, data)
-        requester = self.senders.sender(message, entry.name if entry else None)
+        requester = self.senders.sender(Message(doorbell_address(self.config) + place, data))
         return Sender(requester, strangers=self.senders.functions)
 
     def _is_told(self, requester: int) -> bool:

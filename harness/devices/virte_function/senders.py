@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Container
 from typing import Protocol
 
-from harness.spec.interrupt import InterruptName
 from harness.spec.msi import Message
 from harness.spec.pci import RequesterId
 
@@ -21,8 +20,5 @@ class Senders(Protocol):
     def functions(self) -> Container[int]:
         """The requester ids whose messages are all told: any other message is none of theirs."""
 
-    def sender(self, message: Message, interrupt: InterruptName | None) -> RequesterId | None:
-        """Return who has sent the message that has just arrived, None: nobody who is known.
-
-        :param interrupt: the one that the message's handle is for, if it is a live one.
-        """
+    def sender(self, message: Message) -> RequesterId | None:
+        """Return who has sent the message that has just arrived, None: nobody who is known."""

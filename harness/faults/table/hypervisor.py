@@ -14,6 +14,7 @@ from harness.hypervisor.host import Blocked, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.rules import route_of
 from harness.spec.hypercall import CallStatus, EntryAnswer, EntryRequest
+from harness.testbed.emulated_msix import EmulatedMsix
 
 
 def _handles_live_on(take_down: Original) -> Original:
@@ -56,6 +57,13 @@ def _tells_nothing(sender: Original) -> Original:
         return UNTOLD
 
     return nothing
+
+
+def _masks_nothing(masked: Original) -> Original:
+    def unmasked(self: EmulatedMsix, vector: int) -> bool:
+        return False
+
+    return unmasked
 
 
 def _tears_down_first(retarget: Original) -> Original:
@@ -158,6 +166,14 @@ HYPERVISOR_FAULTS: Final = (
         name="host-serves-whom-nobody-tells",
         imitates="a handle for a device whose messages pass for another's (shape)",
         seed=Replacement(VirteFunction, "_is_told", _takes_all_for_told),
+        rows=("D8",),
+        tests=("test_virte_stock_origin.py",),
+        machine="remapping-only",
+    ),
+    Fault(
+        name="host-takes-what-is-held-back-for-sent",
+        imitates="a message that passes for one that its device holds back behind a mask (shape)",
+        seed=Replacement(EmulatedMsix, "_masked", _masks_nothing),
         rows=("D8",),
         tests=("test_virte_stock_origin.py",),
         machine="remapping-only",
