@@ -19,6 +19,13 @@
 #define BUSY_TRIES	20
 #define BUSY_WAIT_US	2000
 
+/*
+ * A message that was sent lands for certain, as one on a bus does: this much later
+ * the host is broken.
+ */
+#define LANDING_WAIT_US	(2 * USEC_PER_SEC)
+#define LANDING_STEP_US	20
+
 static_assert(sizeof(struct virte_frame) <= VIRTE_FRAME_SIZE);
 
 /*
@@ -69,6 +76,41 @@ static u32 carry_out(struct virte *virte, const struct virte_call_request *call,
 }
 
 /*
+ * What arrived before its route was taken away may still be on its way to the old
+ * CPU and vector. Who made the call may go on to take that CPU offline, or give the
+ * vector to another: like one who has invalidated a remapping entry, he waits.
+ */
+static void wait_for_landing(struct virte *virte)
+{
+	unsigned int left_us = LANDING_WAIT_US;
+	u32 status;
+
+	for (;;) {
+		status = ioread32(virte->registers + VIRTE_STATUS);
+		if (!(status & VIRTE_NOTICE_LANDING) || PCI_POSSIBLE_ERROR(status))
+			return;
+		if (left_us < LANDING_STEP_US)
+			break;
+		left_us -= LANDING_STEP_US;
+		udelay(LANDING_STEP_US);
+	}
+	dev_warn(&virte->pdev->dev, "messages do not land\n");
+}
+
+static bool takes_routes(const struct virte_call_request *call)
+{
+	switch (le16_to_cpu(call->operation)) {
+	case VIRTE_OPERATION_NEGOTIATE:
+	case VIRTE_OPERATION_RELEASE:
+	case VIRTE_OPERATION_RETARGET:
+	case VIRTE_OPERATION_UNMAP:
+		return true;
+	default:
+		return false;
+	}
+}
+
+/*
  * While the host is busy go on behind the entries that are done. Tries and waits
  * are bounded between two that are.
  */
@@ -82,6 +124,8 @@ static int call_until_ready(struct virte *virte, struct virte_call_request *call
 
 	for (;;) {
 		status = carry_out(virte, call, called, requests, answers);
+		if (takes_routes(call) && le32_to_cpu(called->notices) & VIRTE_NOTICE_LANDING)
+			wait_for_landing(virte);
 		if (status == VIRTE_STATUS_OK)
 			return 0;
 

@@ -20,6 +20,7 @@ import errno
 import functools
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final, Protocol
 
 from harness.devices.ledger import Event, Fate, Ledger
@@ -39,7 +40,15 @@ WIRE: Final = {Store.MSI: IrqIndexNumber.MSI, Store.MSIX: IrqIndexNumber.MSIX}
 """Stores whose interrupts a client can wire to eventfds. There is no such index for IMS."""
 
 
-Routed = Message | Fault | HostFault | SourceFault | None
+@dataclass(frozen=True, slots=True)
+class Awaited:
+    """A message to put on the bus, and who is to be told when the client has taken it."""
+
+    message: Message
+    landed: Callable[[], None]
+
+
+Routed = Message | Awaited | Fault | HostFault | SourceFault | None
 """What becomes of a message: the one to put on the bus, the fault that it ends in, or None: it is
 taken, and whoever took it delivers it."""
 
@@ -176,12 +185,16 @@ class Delivery:
         if routed is None:
             self._leave(event)
             return None
-        if not isinstance(routed, Message):
-            self._end(event, Fate.BLOCKED, str(routed))
+        sent = routed.message if isinstance(routed, Awaited) else routed
+        if not isinstance(sent, Message):
+            self._end(event, Fate.BLOCKED, str(sent))
             return None
         self._leave(event)
-        verdict = bus.send_message(routed.address & ~3, routed.data)
+        verdict = bus.send_message(sent.address & ~3, sent.data)
         verdict.add_done_callback(functools.partial(self._judge, event))
+        if isinstance(routed, Awaited):
+            landed = routed.landed
+            verdict.add_done_callback(lambda _: landed())
         return verdict
 
     def _leave(self, event: Event) -> None:

@@ -52,9 +52,9 @@ class Fault:
         )
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Delivered:
-    """One message that may pass, and where it goes."""
+    """One message that may pass, and where it goes: equal to no other."""
 
     entry: HostEntry
     route: Route | Link

@@ -64,6 +64,9 @@ class Partition:
         self._starting: dict[Source, Block] = {}
         """Those that the guest has not seen yet: it was told to wait for them."""
         self._live = 0
+        self._on_the_way: set[Delivered] = set()
+        self._landing: set[Delivered] = set()
+        """What of it goes where the guest does not want it any more."""
 
     # What there is to see.
 
@@ -82,7 +85,8 @@ class Partition:
         """The STATUS register."""
         with self.host.lock:
             quenched = any(entry.quenched_at is not None for entry in self.entries())
-            return Status(negotiated=self.negotiated, quenched=quenched)
+            landing = bool(self._landing)
+            return Status(negotiated=self.negotiated, quenched=quenched, landing=landing)
 
     def message(self, entry: HostEntry) -> Message:
         """Return the pair that stands for a handle."""
@@ -91,8 +95,21 @@ class Partition:
     # Messages.
 
     def signal(self, place: int, data: int, sender: Sender = UNTOLD) -> Delivered | Fault:
-        """Take a message that was written to a doorbell page; see :meth:`Host.signal`."""
-        return self.host.signal(self, self.policy, place, data, sender)
+        """Take a message that was written to a doorbell page; see :meth:`Host.signal`.
+
+        One that may pass is on its way until :meth:`landed` is told.
+        """
+        with self.host.lock:
+            outcome = self.host.signal(self, self.policy, place, data, sender)
+            if isinstance(outcome, Delivered):
+                self._on_the_way.add(outcome)
+            return outcome
+
+    def landed(self, message: Delivered) -> None:
+        """A message has reached its CPU, or never will."""
+        with self.host.lock:
+            self._on_the_way.discard(message)
+            self._landing.discard(message)
 
     # Calls.
 
@@ -156,7 +173,7 @@ class Partition:
             entry = self._held(request.handle)
             if route is not None:
                 self._fail_on_request(Operation.RETARGET)
-            entry.route = route
+            self._set_route(entry, route)
             return self._answer(entry)
 
     def unmap(self, request: EntryRequest) -> EntryAnswer:
@@ -276,13 +293,20 @@ class Partition:
         block.handed_out = True
         self._starting.pop(block.source, None)
         # The route is the first handle's; the others of a block stay parked until RETARGET.
-        block.entries[0].route = route
+        self._set_route(block.entries[0], route)
+
+    def _set_route(self, entry: HostEntry, route: Route | None) -> None:
+        # What is on its way goes where the guest does not want it any more.
+        if route != entry.route:
+            self._landing.update(message for message in self._on_the_way if message.entry is entry)
+        entry.route = route
 
     def _take_down(self, block: Block) -> None:
         del self._blocks[block.source]
         self._starting.pop(block.source, None)
         self._live -= len(block.entries)
         for entry in block.entries:
+            self._set_route(entry, None)
             del self.host.entries[entry.handle]
         self.host.handles.give_back(block.handle, len(block.entries))
 

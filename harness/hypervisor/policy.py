@@ -53,6 +53,8 @@ class Policy:
     largest_block: int = BLOCK_MAX
     """The largest block that is granted: a smaller one than was asked for is a partial grant."""
     delivery: DeliveryPath = DeliveryPath.POSTED
+    handler: Callable[[Callable[[], None]], None] | None = None
+    """The host's handler: calls what injects a message when it comes to it; None: soon."""
     start_seconds: float = 0.0
     """How long the host's interrupt takes to start; MAP is BUSY until then."""
     abandon_seconds: float = 1.0

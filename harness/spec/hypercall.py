@@ -87,7 +87,8 @@ class Status(Layout, bits=32):
 
     negotiated = Bits(0)      # the new scheme is in force
     quenched   = Bits(1)      # at least one live handle of this guest is quenched
-    reserved   = Reserved((31, 2))
+    landing    = Bits(2)      # messages are on their way by routes that were taken away
+    reserved   = Reserved((31, 3))
 # fmt: on
 
 

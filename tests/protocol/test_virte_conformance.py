@@ -7,7 +7,7 @@ import queue
 import re
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import pytest
 
 from harness.devices.virte_function.function import VirteFunction
 from harness.hypervisor.host import Host
-from harness.hypervisor.policy import Policy, StormLimit
+from harness.hypervisor.policy import DeliveryPath, Policy, StormLimit
 from harness.spec.hypercall import CallStatus, Operation
 from harness.vfio_user.client import Client
 from harness.vfio_user.server import device_server
@@ -325,6 +325,34 @@ def test_a_pasid_is_part_of_the_source(granted: VirteClient) -> None:
         assert granted.call(virte.MAP, bound(7, store)).status == virte.INVALID
     granted.negotiate(features=0x7)
     assert granted.call(virte.MAP, bound(7)).status == virte.UNSUPPORTED
+
+
+@statement(25)
+@pytest.mark.parametrize("operation", [virte.RETARGET, virte.UNMAP, virte.MAP, virte.NEGOTIATE])
+def test_what_was_on_its_way_is_told_until_it_has_landed(
+    granted: VirteClient, hypervisor: Hypervisor, operation: int
+) -> None:
+    pair, other = granted.map(ims()), granted.map(ims(1))
+    late: list[Callable[[], None]] = []
+    hypervisor.policy.delivery, hypervisor.policy.handler = DeliveryPath.HOST_HANDLER, late.append
+    assert granted.arrival(pair.address, pair.data) is None
+    assert not granted.call(virte.QUERY, entry(handle=pair.handle)).notices & 4
+    request = {
+        virte.RETARGET: entry(destination=2, vector=65, handle=pair.handle),
+        virte.UNMAP: entry(handle=pair.handle, count=1),
+        virte.MAP: ims(destination=2),
+    }.get(operation)
+    called = granted.call(operation, request) if request else granted.negotiate()
+    assert called.status == virte.OK
+    assert called.notices & 4
+    assert granted.register(0x10) & 4
+    granted.send(other.address, other.data)
+    for inject in late[:1]:
+        inject()
+    while granted.register(0x10) & 4:
+        pass
+    assert granted.messages.get(timeout=5) == (0xFEE0_1000, 64)
+    assert granted.messages.empty()
 
 
 def test_every_statement_has_a_test(request: pytest.FixtureRequest) -> None:

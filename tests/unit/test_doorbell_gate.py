@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.devices.delivery import OpenGate, Routed
+from harness.devices.delivery import Awaited, OpenGate, Routed
 from harness.devices.virte_function.function import VirteFunction
 from harness.hypervisor.host import Blocked, Fault
 from harness.hypervisor.policy import DeliveryPath
@@ -45,7 +45,20 @@ def pair_of(guest: Guest) -> Message:
 
 
 def test_the_owners_message_is_injected(guest: Guest, door: VirteFunction) -> None:
-    assert sent(door, pair_of(guest)) == ROUTE
+    routed = sent(door, pair_of(guest))
+    assert isinstance(routed, Awaited)
+    assert routed.message == ROUTE
+
+
+def test_an_injected_message_is_on_its_way_until_the_client_has_it(
+    guest: Guest, door: VirteFunction
+) -> None:
+    routed = sent(door, pair_of(guest))
+    assert isinstance(routed, Awaited)
+    guest.map(ims(vector=0x41))
+    assert guest.partition.status.landing
+    routed.landed()
+    assert not guest.partition.status.landing
 
 
 def test_another_functions_whole_pair_is_blocked_and_its_sender_is_named(

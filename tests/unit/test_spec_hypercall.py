@@ -47,8 +47,8 @@ def expected(name: str) -> int:
     ):
         if name.startswith(prefix):
             return int(names[name.removeprefix(prefix)])
-    if name == "NOTICE_QUENCHED":
-        return Status(quenched=True).value
+    if name.startswith("NOTICE_"):
+        return Status(**{name.removeprefix("NOTICE_").lower(): True}).value
     if name in regs.Register.__members__ and name != "FRAMES":
         return int(regs.Register[name])
     return int(getattr(regs, name))

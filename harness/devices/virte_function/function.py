@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Final, Self
 
-from harness.devices.delivery import MessageGate
+from harness.devices.delivery import Awaited, MessageGate
 from harness.devices.virte_function.config import config_space, doorbell_address
 from harness.devices.virte_function.events import Called, ReturnedToOldScheme, Signalled
 from harness.devices.virte_function.frames import Frames
@@ -110,7 +111,7 @@ class VirteFunction:
         base = doorbell_address(self.config)
         return bool(base) and 0 <= address - base < regs.BAR_DOORBELLS_SIZE
 
-    def translate(self, message: Message, requester_id: RequesterId) -> Message | Fault | None:
+    def translate(self, message: Message, requester_id: RequesterId) -> Awaited | Fault | None:
         """Take a message of a device whose requester id is known. On any thread.
 
         Return what to put on the bus for it, the fault that it ends in, or None: the host's handler
@@ -120,11 +121,9 @@ class VirteFunction:
         outcome = self._signal(place, message.data, Sender(requester_id, message.pasid))
         if isinstance(outcome, Fault):
             return outcome
-        assert isinstance(outcome.route, Route)
-        message = outcome.route.message()
         if outcome.path is DeliveryPath.POSTED:
-            return message
-        self._inject(message, outcome.path)
+            return Awaited(_injected(outcome), partial(self.partition.landed, outcome))
+        self._inject(outcome)
         return None
 
     def guard(self, gate: MessageGate) -> None:
@@ -180,8 +179,7 @@ class VirteFunction:
         value = int.from_bytes(data, "little")
         outcome = self._signal(offset, value, self._sender(offset, value))
         if not isinstance(outcome, Fault):
-            assert isinstance(outcome.route, Route)
-            self._inject(outcome.route.message(), outcome.path)
+            self._inject(outcome)
         return True
 
     def _sender(self, place: int, data: int) -> Sender:
@@ -199,18 +197,20 @@ class VirteFunction:
         self.writer.stream.write(Signalled(now(), self.writer.source, outcome))
         return outcome
 
-    def _inject(self, message: Message, path: DeliveryPath) -> None:
-        bus = self._bus
-        if bus is None or not self.config.bus_master:
-            return
+    def _inject(self, outcome: Delivered) -> None:
+        bus, message = self._bus, _injected(outcome)
 
         def send() -> None:
-            bus.send_message(message.address, message.data)
+            if bus is None or not self.config.bus_master:
+                self.partition.landed(outcome)
+                return
+            verdict = bus.send_message(message.address, message.data)
+            verdict.add_done_callback(lambda _: self.partition.landed(outcome))
 
-        if path is DeliveryPath.POSTED:
+        if bus is None or outcome.path is DeliveryPath.POSTED:
             send()
         else:
-            bus.defer(send)
+            (self.partition.policy.handler or bus.defer)(send)
 
     # For the vfio-user server.
 
@@ -303,6 +303,11 @@ class VirteFunction:
 
     def irqs_changed(self, index: int, start: int, count: int) -> None:
         """Take note of nothing: there is no interrupt to be wired."""
+
+
+def _injected(outcome: Delivered) -> Message:
+    assert isinstance(outcome.route, Route)
+    return outcome.route.message()
 
 
 def _area(region: int, offset: int) -> Area:

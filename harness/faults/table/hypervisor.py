@@ -66,6 +66,13 @@ def _masks_nothing(masked: Original) -> Original:
     return unmasked
 
 
+def _forgets_what_is_late(set_route: Original) -> Original:
+    def forget(self: Partition, entry: HostEntry, route: Route | None) -> None:
+        entry.route = route
+
+    return forget
+
+
 def _tears_down_first(retarget: Original) -> Original:
     def tear_down(self: Partition, request: EntryRequest) -> EntryAnswer:
         if entry := self.host.entries.get(request.handle):
@@ -191,6 +198,13 @@ HYPERVISOR_FAULTS: Final = (
         seed=Replacement(Partition, "retarget", _tears_down_first),
         rows=("D3",),
         tests=("test_virte_failures.py",),
+    ),
+    Fault(
+        name="host-forgets-what-is-late",
+        imitates="an invalidation that is answered before the interrupts are drained (shape)",
+        seed=Replacement(Partition, "_set_route", _forgets_what_is_late),
+        rows=("D3",),
+        tests=("test_virte_moves.py",),
     ),
     Fault(
         name="host-retargets-nothing",
