@@ -95,12 +95,13 @@ class Partition:
     # Messages.
 
     def signal(self, place: int, data: int, sender: Sender = UNTOLD) -> Delivered | Fault:
-        """Take a message that was written to a doorbell page; see :meth:`Host.signal`.
+        """Take a message that was written to a doorbell page; see :meth:`Host.signal`."""
+        return self.host.signal(self, self.policy, place, data, sender)
 
-        One that may pass is on its way until :meth:`landed` is told.
-        """
+    def signal_awaited(self, place: int, data: int, sender: Sender = UNTOLD) -> Delivered | Fault:
+        """Do as :meth:`signal`; one that may pass is on its way until :meth:`landed` is told."""
         with self.host.lock:
-            outcome = self.host.signal(self, self.policy, place, data, sender)
+            outcome = self.signal(place, data, sender)
             if isinstance(outcome, Delivered):
                 self._on_the_way.add(outcome)
             return outcome

@@ -193,7 +193,7 @@ class VirteFunction:
         return self.senders is None or requester in self.senders.known
 
     def _signal(self, place: int, data: int, sender: Sender) -> Delivered | Fault:
-        outcome = self.partition.signal(place, data, sender)
+        outcome = self.partition.signal_awaited(place, data, sender)
         self.writer.stream.write(Signalled(now(), self.writer.source, outcome))
         return outcome
 
