@@ -441,10 +441,13 @@ def boot_of(guest: Guest, spec: MachineSpec, kernel_arguments: tuple[str, ...] =
 
     The kernel's watchdogs are stretched. An emulated CPU's time stamp counter is the host's
     (QEMU's cpu_get_host_ticks()), and a kernel that measures its rate while the host is busy can
-    be wrong by far: its clock races. Under KVM it is told by itself.
+    be wrong by far: its clock races. Under KVM it is told by itself. So nothing has to watch that
+    counter, and nothing must before it is the kernel's clock: in Linux 7.3 the watchdog has two
+    CPUs wait for each other (kernel/time/clocksource.c, watchdog_wait_seq()) by a clock that stands
+    still when it is jiffies and the CPU that counts them waits with interrupts off.
     """
     rate = tsc_khz() if spec.accelerator == "tcg" else None
-    clock = (f"tsc_early_khz={rate}",) if rate else ()
+    clock = (f"tsc_early_khz={rate}", "tsc=nowatchdog") if rate else ()
     return Boot(
         kernel=guest.kernel.vmlinuz,
         image=guest.image.initramfs,
