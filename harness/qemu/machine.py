@@ -34,7 +34,7 @@ from harness.qemu.memory import GuestRam
 from harness.qemu.qmp import QmpSession
 from harness.qemu.registers import Registers
 from harness.qemu.snapshot import SavedState, load_state, save_state
-from harness.qemu.trace import TraceLog, TraceTail, TrappedAccesses
+from harness.qemu.trace import LogTail, TraceLog, TrappedAccesses
 from harness.qemu.vitals import Vitals
 from harness.qemu.watch import Watch
 
@@ -164,17 +164,21 @@ class Machine:
             yield trapped
         trapped.end()
 
-    def followed_trace(self) -> TraceTail:
+    def followed_trace(self) -> LogTail:
         """Return what reads QEMU's log of the VT-d unit from now on."""
         self.vitals.check()
         return self._trace.followed_unit()
 
-    def followed_messages(self) -> TraceTail:
+    def followed_messages(self) -> LogTail:
         """Return what reads QEMU's log of the MSI and MSI-X messages of vfio-user functions."""
         self.vitals.check()
         return self._trace.followed_messages()
 
-    def followed_emulated(self) -> TraceTail:
+    def followed_errors(self) -> LogTail:
+        """Return what reads QEMU's complaints."""
+        return LogTail(self.workspace.path("qemu.log"))
+
+    def followed_emulated(self) -> LogTail:
         """Return what reads QEMU's log of the messages of devices that it emulates itself."""
         self.vitals.check()
         return self._trace.followed_emulated()

@@ -48,8 +48,11 @@ MESSAGE_EVENTS: Final = (
     "vfio_msix_vector_do_use",
     "vfio_msi_disable",
     "vfio_msix_disable",
+    "vfio_pci_write_config",
+    "memory_region_ops_write",
 )
-"""What becomes of the MSI and MSI-X interrupts of a function that is served over vfio-user."""
+"""What becomes of the MSI and MSI-X interrupts of a function that is served over vfio-user, and
+what decides on that: its config space, and its MSI-X table among all that the guest writes to."""
 EMULATED_EVENTS: Final = (
     "memory_region_ops_write",
     "msix_write_config",
@@ -65,6 +68,8 @@ EMULATED_EVENTS: Final = (
     "virtio_notify",
     "virtio_queue_notify",
     "virtio_set_status",
+    "virtqueue_flush",
+    "virtqueue_pop",
 )
 """The interrupts of virtio devices and NVMe controllers that QEMU emulates itself: those of a
 queue, that of a changed configuration (by what changes it), and all that decides whether and where
@@ -171,9 +176,9 @@ class TraceLog:
         self._path = path
         self._events = events
         self._lock = threading.Lock()
-        self._new = TraceTail(path)
+        self._new = LogTail(path)
         self._holders = 0
-        self._kept: Sequence[str] = ()
+        self._kept: set[str] = set()
         """Events that are logged from some time on."""
         events.ask_late_writer(self._write_new, EmulatedAccess, TraceLine)
 
@@ -200,34 +205,36 @@ class TraceLog:
                 events = {*ACCESS_EVENTS, *MAPPED_EVENTS}.difference(self._kept)
                 _switch(self._qmp, events, on=more > 0)
 
-    def followed_unit(self) -> TraceTail:
+    def followed_unit(self) -> LogTail:
         """Return what reads :data:`UNIT_EVENTS` from now on, with no delay.
 
         :raises HarnessError: QEMU does not log them.
         """
         return self._followed("vtd_*", UNIT_EVENTS)
 
-    def followed_messages(self) -> TraceTail:
+    def followed_messages(self) -> LogTail:
         """Return what reads :data:`MESSAGE_EVENTS`, which are logged from now on, with no delay.
 
-        :raises HarnessError: QEMU does not log them.
+        :raises MonitorCommandError: QEMU has no such trace event.
         """
-        _switch(self._qmp, ["vfio_ms*"], on=True)  # a few rare ones besides, in one command
-        return self._followed("vfio_ms*", MESSAGE_EVENTS)
+        return self._kept_from_now(MESSAGE_EVENTS)
 
-    def followed_emulated(self) -> TraceTail:
+    def followed_emulated(self) -> LogTail:
         """Return what reads :data:`EMULATED_EVENTS`, which are logged from now on, with no delay.
 
         :raises MonitorCommandError: QEMU has no such trace event.
         """
-        with self._lock:
-            if not self._kept:
-                _switch(self._qmp, EMULATED_EVENTS, on=True)
-                self._kept = EMULATED_EVENTS
-        return TraceTail(self._path)
+        return self._kept_from_now(EMULATED_EVENTS)
 
-    def _followed(self, pattern: str, events: Sequence[str]) -> TraceTail:
-        tail = TraceTail(self._path)
+    def _kept_from_now(self, events: Iterable[str]) -> LogTail:
+        tail = LogTail(self._path)
+        with self._lock:
+            _switch(self._qmp, set(events) - self._kept, on=True)
+            self._kept.update(events)
+        return tail
+
+    def _followed(self, pattern: str, events: Sequence[str]) -> LogTail:
+        tail = LogTail(self._path)
         states = self._qmp.execute("trace-event-get-state", {"name": pattern})
         logged = {state["name"] for state in states if state["state"] == "enabled"}
         if missing := ", ".join(sorted(set(events) - logged)):
@@ -272,14 +279,14 @@ class TrappedAccesses:
         return len(self.of(region, within=within))
 
 
-class TraceTail:
-    """What is added to QEMU's log from now on. Reading it needs no monitor.
+class LogTail:
+    """What QEMU adds to a file from now on. Reading it needs no monitor.
 
-    :param trace_log: the file given to QEMU as its log (``-D``).
+    :param log: that of its trace events (``-D``), or that of its errors.
     """
 
-    def __init__(self, trace_log: Path):
-        self._log = trace_log
+    def __init__(self, log: Path):
+        self._log = log
         self._read = self._size()
 
     def _size(self) -> int:

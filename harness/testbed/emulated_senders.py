@@ -1,5 +1,6 @@
 # Ref: QEMU hw/virtio/virtio-pci.c (virtio_pci_common_write, virtio_pci_notify, virtio_pci_reset),
-#      hw/virtio/virtio.c (virtio_notify, virtio_queue_reset, virtio_set_status),
+#      hw/virtio/virtio.c (virtio_notify, virtio_queue_reset, virtio_set_status, virtio_error,
+#      virtqueue_flush, virtqueue_pop),
 #      hw/net/virtio-net.c (virtio_net_set_link_status); hw/nvme/ctrl.c (nvme_irq_assert,
 #      nvme_init_cq, nvme_free_cq, nvme_ctrl_reset); hw/pci/pci_host.c, include/hw/pci/pci_device.h;
 #      Virtual I/O Device (VIRTIO) Version 1.2, 4.1.4.3 (common configuration structure)
@@ -9,8 +10,9 @@ A line says that a queue has an interrupt to send, but neither where it goes nor
 back: by a mask, by a queue without a vector, by a bus master that is none. All of that the guest
 has written, though, and each such write has a line. So it is followed from the reset on.
 
-QEMU does not tell that it has given a virtio device up (DEVICE_NEEDS_RESET): what such a one had in
-flight is taken for sent, until the next line.
+QEMU drops what a virtio device has to send that it has given up (DEVICE_NEEDS_RESET). It says that
+it has, but not of which one: so a complaint of its puts all of them in doubt, until it does
+something for one again that it does only for one that works.
 """
 
 from __future__ import annotations
@@ -49,6 +51,7 @@ _CONFIG: Final = re.compile(
 _OBJECT: Final = re.compile(r"obj=(?P<object>0x\w+)\((?P<type>.*)\)")
 _QUEUE: Final = re.compile(r"vdev (?P<device>\S+) (?:n (?P<number>\d+) )?vq (?P<queue>\S+)")
 _STATUS: Final = re.compile(r"vdev (?P<device>\S+) val (?P<status>\d+)$")
+_RING: Final = re.compile(r"vq (?P<queue>\S+) ")
 _CREATED: Final = re.compile(r"cqid=(?P<queue>\d+), vector=(?P<vector>\d+)")
 _NUMBER: Final = re.compile(r"(?P<number>\d+)$")
 
@@ -106,6 +109,9 @@ class EmulatedSender:
             return self._take(event, text)
         return []
 
+    def doubt(self) -> None:
+        """QEMU has complained; it may be that of this device."""
+
     def _note_config(self, text: str) -> None:
         write = _CONFIG.search(text)
         self._config_write = None
@@ -154,6 +160,11 @@ class VirtioSender(EmulatedSender):
         """The number of a queue that was notified at least once, by its pointer."""
         self._driver_ok = False
         self._link_up = True
+        self._doubted = False
+
+    def doubt(self) -> None:
+        """QEMU has complained: it may have given this device up."""
+        self._doubted = True
 
     def _take(self, event: str, text: str) -> list[Message]:
         if event == "qmp_enter_set_link":
@@ -162,6 +173,9 @@ class VirtioSender(EmulatedSender):
             status = _STATUS.match(text)
             if status and status["device"] == self._device:
                 self._set_status(int(status["status"]))
+        elif event in ("virtqueue_flush", "virtqueue_pop"):
+            ring = _RING.match(text)
+            self._doubted &= ring is None or ring["queue"] not in self._queues
         elif (queue := _QUEUE.match(text)) and queue["device"] == self._device:
             if event == "virtio_notify":
                 return self._fire(self._queues.get(queue["queue"]))
@@ -181,11 +195,12 @@ class VirtioSender(EmulatedSender):
         if not status:
             self._vectors.clear()
             self._selected = 0
+            self._doubted = False
             self.msix.unuse_all()
 
     def _fire(self, queue: int | None) -> list[Message]:
         vector = self._vectors.get(queue) if queue is not None else None
-        return self.msix.fire(vector) if vector is not None else []
+        return self.msix.fire(vector) if vector is not None and not self._doubted else []
 
     def _write(self, region: str, offset: int, value: int) -> None:
         if not region.startswith("virtio-pci-common"):

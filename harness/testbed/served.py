@@ -14,6 +14,7 @@ from harness.errors import CheckFailed, HarnessError, ProtocolError
 from harness.events.stream import Writer
 from harness.host.deadline import Deadline, timeout_factor
 from harness.host.workspace import nameless_listener
+from harness.pci.config_space import ConfigSpace
 from harness.qemu.command import BRIDGE, BRIDGED_SLOT, vfio_user_device
 from harness.qemu.machine import Machine
 from harness.qemu.pci import bar_address, secondary_bus
@@ -48,6 +49,10 @@ class PciFunction(Device, Protocol):
     @property
     def writer(self) -> Writer:
         """What writes all that happens to the function; it joins the machine's stream."""
+
+    @property
+    def config(self) -> ConfigSpace:
+        """Its config space."""
 
     def guard(self, gate: MessageGate) -> None:
         """Let the messages that the function sends itself pass this gate. Called before it runs."""
@@ -243,7 +248,8 @@ def served_function(
         ) as server,
     ):
         slot = place.requester_id.device
-        senders.add(path, place.sender, shared=place.sender != place.requester_id)
+        shared = place.sender != place.requester_id
+        senders.add(path, place.sender, model.config, shared=shared)
         client = vfio_user_device(place.identifier, path, bus=place.bus, slot=slot)
         options = {
             "x-msg-timeout": round(1000 * REPLY_SECONDS * timeout_factor()),

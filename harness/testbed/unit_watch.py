@@ -10,7 +10,7 @@ import threading
 from dataclasses import replace
 from typing import Final, NamedTuple
 
-from harness.qemu.trace import TraceTail
+from harness.qemu.trace import LogTail
 from harness.remapping.entry_cache import EntryCache, StaleEntry
 from harness.remapping.unit import PhysicalMemory, RemappingTable, UnitState
 from harness.spec.vtd import GlobalStatus, Register, TableAddress
@@ -46,7 +46,7 @@ class UnitWatch:
     :param trace: QEMU's log of ``UNIT_EVENTS``, from a moment before ``unit`` was read.
     """
 
-    def __init__(self, unit: UnitState, memory: PhysicalMemory, trace: TraceTail):
+    def __init__(self, unit: UnitState, memory: PhysicalMemory, trace: LogTail):
         self._trace = trace
         self._memory = memory
         self._lock = threading.Lock()

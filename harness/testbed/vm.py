@@ -289,7 +289,7 @@ class Vm:
 
     def _followed_senders(self) -> SenderWatch:
         if not self._senders.followed:  # nothing is logged for a machine without the call
-            self._senders.follow(self.machine.followed_messages())
+            self._senders.follow(self.machine.followed_messages(), self.machine.followed_errors())
         return self._senders
 
     def _next_place(self, *, bridged: bool) -> Place:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 
 import pytest
 
@@ -12,11 +13,11 @@ from harness.host.deadline import Deadline, wait_until
 from harness.hypervisor.host import Blocked
 from harness.hypervisor.policy import Policy
 from harness.spec.interrupt import Store
-from harness.spec.pci import RequesterId
+from harness.spec.pci import CapabilityId, Command, Header, RequesterId
 from harness.spec.vtd import FaultReason
 from harness.testbed.plugged import PluggedFunction
 from harness.testbed.vm import Vm
-from tests.guest.bare_devices import BareFunction, plugged_edu
+from tests.guest.bare_devices import MSI, BareFunction, Edu, plugged_edu
 from tests.guest.support import (
     Virte,
     blocked,
@@ -102,6 +103,61 @@ def test_a_functions_pair_is_blocked_in_a_device_that_qemu_emulates(vm: Vm, virt
                 owner.model.ledger.assert_quiet()
                 deliver(owner, Store.MSIX, 0)
         assert host.blocked == {Blocked.WRONG_SOURCE: ROUNDS}
+
+
+@pytest.mark.capability("D8")
+@pytest.mark.machine("remapping-only")
+@pytest.mark.parametrize("store", [Store.MSI, Store.MSIX], ids=lambda store: store.name)
+def test_what_a_function_fires_without_bus_mastering_lets_nothing_pass(
+    vm: Vm, virte: Virte, store: Store
+) -> None:
+    host = virte.model.partition.host
+    on, off = Command(memory_space=1, bus_master=1), Command(memory_space=1)
+    with vm.ims_function() as owner, plugged_edu(vm) as edu:
+        owner.set_up(store, 1)
+        (entry,) = virte.model.partition.entries()
+        edu.hold_msi(owner.message(store, 0))
+        owner.write_config(Header.COMMAND, 2, off.value)
+        owner.model.config.set(Header.COMMAND, 2, on.value)  # as if the model did not know yet
+        dropped = fire_before(edu, owner, store)
+        wait_until(lambda: host.faults, Deadline(15, "the blocked message"))
+        assert host.faults.popleft().reason is Blocked.WRONG_SOURCE
+        assert (entry.delivered, entry.blocked) == (0, 1)
+        owner.model.ledger.settle(dropped, Fate.DROPPED, "by QEMU")
+
+        owner.write_config(Header.COMMAND, 2, on.value)
+        deliver(owner, store, 0)
+
+
+@pytest.mark.capability("D8")
+@pytest.mark.machine("remapping-only")
+def test_what_qemu_holds_back_of_msi_lets_nothing_pass_and_comes_in_the_end(
+    vm: Vm, virte: Virte
+) -> None:
+    host = virte.model.partition.host
+    with vm.ims_function() as owner, plugged_edu(vm) as edu:
+        owner.set_up(Store.MSI, 1)
+        (entry,) = virte.model.partition.entries()
+        edu.hold_msi(owner.message(Store.MSI, 0))
+        offset, size = MSI["mask"]
+        mask = owner.model.config.capabilities[CapabilityId.MSI].offset + offset
+        owner.write_config(mask, size, 1)
+        owner.model.config.set(mask, size, 0)  # as if the model did not know yet
+        held = fire_before(edu, owner, Store.MSI)
+        wait_until(lambda: host.faults, Deadline(15, "the blocked message"))
+        assert host.faults.popleft().reason is Blocked.WRONG_SOURCE
+        assert (entry.delivered, entry.blocked) == (0, 1)
+
+        owner.write_config(mask, size, 0)
+        owner.model.ledger.wait_answered(held, Deadline(5, "what QEMU held back"))
+        deliver(owner, Store.MSI, 0)
+
+
+def fire_before(edu: Edu, plugged: PluggedFunction, store: Store) -> Event:
+    """Have a function fire, and then a device whose messages nothing announces."""
+    edu.fire_late()
+    time.sleep(0.3)  # for the guest to be quiet: whatever it writes would end the matter
+    return plugged.model.raise_interrupt(store, 0)
 
 
 @pytest.mark.capability("D8")

@@ -6,6 +6,7 @@ In a guest that does not translate DMA, nothing else is between them and another
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,9 @@ pytestmark = [
     pytest.mark.machine("remapping-only"),
 ]
 
-CARD_PORT, DISK_PORT, RNG_PORT, UNTOLD_PORT = (f"port{SHARED_PORTS - n}" for n in (2, 3, 4, 5))
+CARD_PORT, DISK_PORT, RNG_PORT, UNTOLD_PORT, BROKEN_PORT = (
+    f"port{SHARED_PORTS - n}" for n in (2, 3, 4, 5, 6)
+)
 """Each test has its own; that of ``plugged_edu`` is the last."""
 ADDRESS = "52:54:00:12:34:98"
 CONFIGURATION = 0
@@ -52,6 +55,10 @@ TABLE_OFFSET = 4
 AWAY = 1 << 20
 """From the BARs of a device to where the port in front of it has room: its window is twice this."""
 ROUNDS = 3
+QUEUE = 1
+"""The interrupt of the only queue that virtio-rng has."""
+RING_OFFSET = 4
+"""Of the ring in what the driver makes available (virtio 1.2, 2.7.6)."""
 CURRENT = "/sys/class/misc/hw_random/rng_current"
 
 
@@ -251,9 +258,9 @@ def test_a_device_of_which_qemu_tells_nothing_fires_no_pair_of_a_stock_drivers(
     vm: Vm, virte: Virte
 ) -> None:
     rng = StockDevice(vm, virte, {"driver": "virtio-rng-pci", "id": "rng", "bus": RNG_PORT})
-    queue = rng.entry(1)
+    queue = rng.entry(QUEUE)
     with plugged_edu(vm) as edu:
-        for index in (CONFIGURATION, 1):
+        for index in (CONFIGURATION, QUEUE):
             edu.hold_msi(rng.pair(index))
             edu.fire()
             wait_until(lambda: rng.host.faults, Deadline(5, "the blocked message"))
@@ -262,6 +269,41 @@ def test_a_device_of_which_qemu_tells_nothing_fires_no_pair_of_a_stock_drivers(
     before = queue.delivered
     vm.ssh.run(f"echo virtio_rng.1 > {CURRENT}; head -c 64 /dev/hwrng > /run/random")
     wait_until(lambda: queue.delivered > before, Deadline(10, "an interrupt of virtio-rng"))
+
+
+def test_one_that_qemu_has_given_up_lets_nothing_pass(vm: Vm, virte: Virte, tmp_path: Path) -> None:
+    # The request that the driver has always out waits for what comes through this; QEMU has the
+    # other end as well, for it takes the end of a file for an answer.
+    path = tmp_path / "entropy"
+    os.mkfifo(path)
+    source = {"qom-type": "rng-random", "id": "entropy", "filename": str(path)}
+    vm.machine.qmp.execute("object-add", source)
+    other_end = {"type": "file", "data": {"out": str(path)}}
+    vm.machine.qmp.execute("chardev-add", {"id": "entropy", "backend": other_end})
+    with path.open("r+b", buffering=0) as entropy, plugged_edu(vm) as edu:
+        # Without event_idx QEMU has something to tell of a queue into which nothing was put.
+        place = {"driver": "virtio-rng-pci", "id": "broken", "bus": BROKEN_PORT}
+        rng = StockDevice(vm, virte, {**place, "rng": "entropy", "event_idx": False})
+        config, queue = rng.entry(CONFIGURATION), rng.entry(QUEUE)
+        edu.hold_msi(rng.pair(QUEUE))
+
+        backend = {"path": "/machine/peripheral/broken/virtio-backend", "queue": 0}
+        told = vm.machine.qmp.execute("x-query-virtio-queue-status", backend)
+        nonsense = b"\xff\xff" * told["vring-num"]
+        vm.machine.memory.write(told["vring-avail"] + RING_OFFSET, nonsense)
+        edu.fire_late()
+        time.sleep(0.3)  # for the guest to be quiet: whatever it writes would end the matter
+        entropy.write(os.urandom(64))
+        wait_until(lambda: len(rng.host.faults) == 2, Deadline(15, "the blocked messages"))
+        assert {fault.reason for fault in rng.host.faults} == {Blocked.WRONG_SOURCE}
+        rng.host.faults.clear()
+        assert (config.blocked, queue.blocked, queue.delivered) == (1, 1, 0)
+
+        driver = "/sys/bus/pci/drivers/virtio-pci"
+        vm.ssh.run(f"echo {rng.slot} > {driver}/unbind; echo {rng.slot} > {driver}/bind")
+        entropy.write(os.urandom(64))
+        late = Deadline(10, "an interrupt of virtio-rng")
+        wait_until(lambda: rng.entry(QUEUE).delivered, late)
 
 
 def test_a_device_of_which_qemu_tells_nothing_gets_no_handle(vm: Vm, virte: Virte) -> None:

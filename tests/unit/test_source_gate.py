@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.qemu.trace import TraceTail
+from harness.qemu.trace import LogTail
 from harness.remapping.translate import Fault
 from harness.remapping.unit import UnitState
 from harness.spec.interrupt import Store
@@ -29,7 +29,7 @@ class Gate:
     def __init__(self, log: Path, entries: Entries | None = None, state: UnitState | None = None):
         self.memory = Memory(entries)
         self._log = log
-        self._watch = UnitWatch(state or unit(), self.memory, TraceTail(log))
+        self._watch = UnitWatch(state or unit(), self.memory, LogTail(log))
         self._gate = SourceGate(SENDER, self._watch)
 
     def route(self, message: Message) -> Message | Fault:

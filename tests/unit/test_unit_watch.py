@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.qemu.trace import TraceTail
+from harness.qemu.trace import LogTail
 from harness.testbed.unit_watch import UnitWatch
 from tests.unit.remapping_samples import ENTRIES, TABLE, Memory, unit
 
@@ -23,7 +23,7 @@ def memory() -> Memory:
 
 @pytest.fixture
 def watch(log: Path, memory: Memory) -> UnitWatch:
-    return UnitWatch(unit(), memory, TraceTail(log))
+    return UnitWatch(unit(), memory, LogTail(log))
 
 
 def note(log: Path, *lines: str) -> None:
