@@ -17,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
+from harness.build.kconfig import timer_frequency
 from harness.build.kernel import FinishedBuild, KernelArtifact
 from harness.build.toolchain import host_toolchain
 from harness.errors import ConfigError
@@ -135,6 +136,7 @@ def _examine(name: str, build: FinishedBuild) -> KernelArtifact:
         modules=modules,
         build=headers,
         toolchain=toolchain,
+        hz=timer_frequency((headers / ".config").read_text(errors="replace")),
         shown={str(path): path for path in (headers, *_source_of(headers))},
     )
 

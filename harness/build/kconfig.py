@@ -30,6 +30,12 @@ def parse_config(text: str) -> dict[str, str]:
     return options
 
 
+def timer_frequency(text: str) -> int | None:
+    """Return HZ; None: the configuration, which may be anybody's, does not say."""
+    found = re.search(r"^CONFIG_HZ=([1-9]\d*)$", text, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
 def refused(
     wanted: Mapping[str, str], got: Mapping[str, str], *, modules: Collection[str] = ()
 ) -> list[str]:

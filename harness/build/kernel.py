@@ -112,6 +112,8 @@ class KernelArtifact:
     build: Path
     """Where the toolchain sees what a module is built against (kbuild's ``make -C``)."""
     toolchain: Toolchain
+    hz: int | None = None
+    """Its HZ, as far as that is known: in what ``lpj=`` is counted."""
     memory_factor: int = 1
     """How many times the memory of its machine it needs: what KASAN and kmemleak keep is a lot."""
     shown: Mapping[str, Path] = field(default_factory=dict)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from harness.build.kconfig import timer_frequency
 from harness.build.kernel import KernelArtifact
 from harness.build.roots import RootRecipe, Roots, read_packages
 from harness.build.sandbox import SHOWN, Sandbox
@@ -80,6 +81,9 @@ def _describe(name: str, entry: Path) -> KernelArtifact:
     ]
     if not images:
         raise BuildError(f"kernel {name}: the packages bring no vmlinuz of {release}")
+    configs = [
+        path for path in (root / "boot" / f"config-{release}", modules / "config") if path.exists()
+    ]
     packages = read_packages(entry)
     return KernelArtifact(
         name=name,
@@ -90,6 +94,7 @@ def _describe(name: str, entry: Path) -> KernelArtifact:
         modules=modules,
         build=Path("/", modules.relative_to(root), "build"),
         toolchain=Toolchain(root, packages),
+        hz=timer_frequency(configs[0].read_text()) if configs else None,
     )
 
 

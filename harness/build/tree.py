@@ -21,7 +21,7 @@ from typing import Final
 
 from harness.build.checkout import Checkout, open_checkout
 from harness.build.kbuild import Kbuild
-from harness.build.kconfig import parse_config, refused
+from harness.build.kconfig import parse_config, refused, timer_frequency
 from harness.build.kernel import DEBUG, KernelArtifact, TreeSource
 from harness.build.module_tree import copy_for_modules
 from harness.build.roots import RootRecipe, Roots, read_packages
@@ -290,6 +290,7 @@ def _booted(entry: Path) -> list[Path]:
 
 def _describe(name: str, entry: Path, version: str, toolchain: Toolchain) -> KernelArtifact:
     release = (entry / "release").read_text()
+    config = (entry / "config").read_text()
     return KernelArtifact(
         name=name,
         release=release,
@@ -299,6 +300,7 @@ def _describe(name: str, entry: Path, version: str, toolchain: Toolchain) -> Ker
         modules=entry / "lib/modules" / release,
         build=Path(SHOWN / "build"),
         toolchain=toolchain,
-        memory_factor=_memory_factor(parse_config((entry / "config").read_text())),
+        hz=timer_frequency(config),
+        memory_factor=_memory_factor(parse_config(config)),
         shown={"tree": entry / "tree", "build": entry / "build"},
     )

@@ -41,7 +41,9 @@ from harness.qemu import snapshot as qemu_snapshot
 from harness.qemu.command import MachineSpec
 from harness.qemu.launch import running_machine
 from harness.qemu.snapshot import SavedState, SnapshotUnusable, Stamp
-from harness.testbed.vm import Vm, answering_vm, boot_of, machine_of, running_vm
+from harness.testbed import boot as testbed_boot
+from harness.testbed.boot import boot_of, machine_of
+from harness.testbed.vm import Vm, answering_vm, running_vm
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +80,14 @@ that is a result. To try again until it goes well would hide it.
 """
 
 # What a saved machine is made by: a change here makes it anew.
-_MAKERS: Final = (qemu_command, qemu_firmware, qemu_launch, qemu_machine, qemu_snapshot)
+_MAKERS: Final = (
+    qemu_command,
+    qemu_firmware,
+    qemu_launch,
+    qemu_machine,
+    qemu_snapshot,
+    testbed_boot,
+)
 
 
 @dataclass(frozen=True, slots=True)

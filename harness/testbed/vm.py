@@ -7,7 +7,6 @@ import errno
 import re
 import threading
 from collections.abc import Collection, Iterator
-from dataclasses import replace
 from typing import Final
 
 from harness.build.provision import Guest
@@ -24,17 +23,16 @@ from harness.guest.identity import Identity, make_identity
 from harness.guest.kernel_log import Complaint, DmarFault, alarm, complaints
 from harness.guest.port import line_port
 from harness.guest.ssh import SshSession, ssh_session
-from harness.guest.watchdogs import boot_words
-from harness.host.deadline import Deadline, timeout_factor, wait_until
+from harness.host.deadline import Deadline, wait_until
 from harness.host.resources import harness_version
-from harness.host.tsc import tsc_khz
 from harness.host.workspace import Workspace
 from harness.qemu.command import Json, MachineSpec
-from harness.qemu.launch import TIMELINE, Boot, running_machine
+from harness.qemu.launch import TIMELINE, running_machine
 from harness.qemu.machine import HOST_PORT, TEST_PORT, Machine, State
 from harness.spec.pci import RequesterId
 from harness.spec.vtd import FaultReason, FaultRecord
 from harness.testbed.aftermath import Leftover, check_gone, check_settled, queue_errors
+from harness.testbed.boot import boot_of, machine_of
 from harness.testbed.emulated import plug_emulated
 from harness.testbed.evidence import keep
 from harness.testbed.observer import Observer
@@ -429,30 +427,6 @@ def answering_vm(
         except BaseException:
             vm.dump()
             raise
-
-
-def machine_of(guest: Guest, spec: MachineSpec) -> MachineSpec:
-    """Return the machine that a guest runs in: with the memory that its kernel needs there."""
-    return replace(spec, memory=spec.memory * guest.kernel.memory_factor)
-
-
-def boot_of(guest: Guest, spec: MachineSpec, kernel_arguments: tuple[str, ...] = ()) -> Boot:
-    """Return what a machine boots for a guest.
-
-    The kernel's watchdogs are stretched. An emulated CPU's time stamp counter is the host's
-    (QEMU's cpu_get_host_ticks()), and a kernel that measures its rate while the host is busy can
-    be wrong by far: its clock races. Under KVM it is told by itself. So nothing has to watch that
-    counter, and nothing must before it is the kernel's clock: in Linux 7.3 the watchdog has two
-    CPUs wait for each other (kernel/time/clocksource.c, watchdog_wait_seq()) by a clock that stands
-    still when it is jiffies and the CPU that counts them waits with interrupts off.
-    """
-    rate = tsc_khz() if spec.accelerator == "tcg" else None
-    clock = (f"tsc_early_khz={rate}", "tsc=nowatchdog") if rate else ()
-    return Boot(
-        kernel=guest.kernel.vmlinuz,
-        image=guest.image.initramfs,
-        kernel_arguments=(*boot_words(timeout_factor()), *clock, *kernel_arguments),
-    )
 
 
 @contextlib.contextmanager

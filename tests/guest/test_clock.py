@@ -30,3 +30,8 @@ def test_the_kernel_is_told_the_rate_of_its_time_stamp_counter(vm: Vm) -> None:
     if rate is None:
         pytest.skip("the time stamp counter of this host has no constant rate")
     assert f"tsc: Detected {rate / 1000:.3f} MHz" in vm.kernel_log()
+    # By this udelay() counts, on each CPU: twice the ticks of a microsecond.
+    lines = vm.control.read_file("/proc/cpuinfo").splitlines()
+    counted = [float(line.split()[-1]) for line in lines if line.startswith("bogomips")]
+    assert len(counted) == vm.spec.cpus
+    assert counted == pytest.approx([2 * rate / 1000] * len(counted), rel=0.001)
