@@ -14,7 +14,10 @@ from harness.hypervisor.host import Blocked, Host
 from harness.hypervisor.partition import Partition
 from harness.hypervisor.rules import route_of
 from harness.spec.hypercall import CallStatus, EntryAnswer, EntryRequest
+from harness.spec.msi import Message
 from harness.testbed.emulated_msix import EmulatedMsix
+from harness.testbed.emulated_senders import VirtioSender
+from harness.testbed.served_sender import ServedSender
 
 
 def _handles_live_on(take_down: Original) -> Original:
@@ -64,6 +67,17 @@ def _masks_nothing(masked: Original) -> Original:
         return False
 
     return unmasked
+
+
+def _drops_nothing(take: Original) -> Original:
+    def sent(self: ServedSender, event: str, text: str) -> list[Message]:
+        return self._note(event, text)
+
+    return sent
+
+
+def _doubts_nothing(doubt: Original) -> Original:
+    return lambda _device: None
 
 
 def _forgets_what_is_late(set_route: Original) -> Original:
@@ -181,6 +195,22 @@ HYPERVISOR_FAULTS: Final = (
         name="host-takes-what-is-held-back-for-sent",
         imitates="a message that passes for one that its device holds back behind a mask (shape)",
         seed=Replacement(EmulatedMsix, "_masked", _masks_nothing),
+        rows=("D8",),
+        tests=("test_virte_stock_origin.py",),
+        machine="remapping-only",
+    ),
+    Fault(
+        name="host-takes-what-is-dropped-for-sent",
+        imitates="a message that passes for one that bus mastering has held up for good (shape)",
+        seed=Replacement(ServedSender, "take", _drops_nothing),
+        rows=("D8",),
+        tests=("test_virte_origin.py",),
+        machine="remapping-only",
+    ),
+    Fault(
+        name="host-believes-a-device-given-up",
+        imitates="a message that passes for one of a device that is out of order (shape)",
+        seed=Replacement(VirtioSender, "doubt", _doubts_nothing),
         rows=("D8",),
         tests=("test_virte_stock_origin.py",),
         machine="remapping-only",
