@@ -113,9 +113,10 @@ def test_a_request_that_was_sent_in_part_does_not_spoil_the_next(guest: Guest) -
         guest.ask(long, Deadline(0.1, "the answer"))
 
     def answer() -> None:
-        with guest.connection.makefile("rwb", buffering=0) as stream:
+        with guest.connection.makefile("rwb") as stream:
             for _ in range(2):
                 stream.write(b"to " + stream.readline()[:4].strip() + b"\n")
+                stream.flush()
 
     thread = threading.Thread(target=answer)
     thread.start()
